@@ -1,0 +1,40 @@
+# quire_layer(NAME SOURCES … [DEPS …] [PRIVATE_LIBS …]): one static library per layer, included by
+# repository-relative paths ("core/base/status.h"). Exported as quire::NAME.
+function(quire_layer name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_LIBS" ${ARGN})
+  set(target quire_${name})
+  add_library(${target} STATIC ${ARG_SOURCES})
+  add_library(quire::${name} ALIAS ${target})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_include_directories(${target} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/quire>)
+  target_link_libraries(${target} PUBLIC Threads::Threads)
+  foreach(dep ${ARG_DEPS})
+    target_link_libraries(${target} PUBLIC quire_${dep})
+  endforeach()
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:quire_options> ${ARG_PRIVATE_LIBS})
+  set_property(GLOBAL APPEND PROPERTY QUIRE_LAYERS ${target})
+endfunction()
+
+# quire_test(NAME SOURCES … [DEPS …] [LABELS …]): one GoogleTest executable a folder. Every test gets
+# the label fast unless LABELS says otherwise; tests whose name starts with "Slow" are labelled slow.
+function(quire_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE quire_options GTest::gtest GTest::gtest_main)
+  foreach(dep ${ARG_DEPS})
+    target_link_libraries(${name} PRIVATE quire_${dep})
+  endforeach()
+  target_compile_definitions(${name} PRIVATE
+    QUIRE_SOURCE_DIR="${PROJECT_SOURCE_DIR}" QUIRE_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS fast)
+  endif()
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-Slow*:Model*"
+    PROPERTIES LABELS "${ARG_LABELS}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "Slow*" TEST_SUFFIX ""
+    TEST_LIST ${name}_SLOW PROPERTIES LABELS slow SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "Model*"
+    TEST_LIST ${name}_MODEL PROPERTIES LABELS model SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()

@@ -1,0 +1,85 @@
+#include "core/base/buffer.h"
+
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <utility>
+
+namespace quire {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// An anonymous mapping succeeds beyond the machine's memory and the process is killed when it is
+// touched; so a request that can't fit is refused here, while there is still somebody to tell.
+bool LargerThanMachine(size_t bytes) {
+  struct sysinfo info;
+  if (sysinfo(&info) != 0) return false;
+  return bytes > (static_cast<size_t>(info.totalram) + info.totalswap) * info.mem_unit;
+}
+
+}  // namespace
+
+Result<Buffer> Buffer::Create(size_t bytes, Device device) {
+  if (device.kind != DeviceKind::kCpu) {
+    return Unimplemented("this build has no CUDA memory; use --device cpu");
+  }
+  Buffer buffer;
+  buffer.device_ = device;
+  if (bytes == 0) return buffer;
+  const auto out_of_memory = [&] {
+    return ResourceExhausted("no memory for " + std::to_string(bytes) + " bytes (" +
+                             std::to_string(bytes >> 20) + " MiB) on " + DeviceName(device) +
+                             "; ask for a smaller cache or model");
+  };
+  if (bytes >= kHugePage) {
+    if (bytes > SIZE_MAX - kHugePage || LargerThanMachine(bytes)) return out_of_memory();
+    const size_t mapped = RoundUp(bytes, kHugePage);
+    void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return out_of_memory();
+    madvise(p, mapped, MADV_HUGEPAGE);
+    buffer.data_ = static_cast<std::byte*>(p);
+    buffer.mapped_ = mapped;
+  } else {
+    const size_t rounded = RoundUp(bytes, kAlignment);
+    void* p = std::aligned_alloc(kAlignment, rounded);
+    if (p == nullptr) return out_of_memory();
+    std::memset(p, 0, rounded);
+    buffer.data_ = static_cast<std::byte*>(p);
+  }
+  buffer.size_ = bytes;
+  return buffer;
+}
+
+Buffer::~Buffer() {
+  if (data_ == nullptr) return;
+  if (mapped_ != 0) {
+    munmap(data_, mapped_);
+  } else {
+    std::free(data_);
+  }
+}
+
+Buffer::Buffer(Buffer&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      mapped_(std::exchange(other.mapped_, 0)),
+      device_(other.device_) {}
+
+Buffer& Buffer::operator=(Buffer&& other) noexcept {
+  if (this != &other) {
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(mapped_, other.mapped_);
+    std::swap(device_, other.device_);
+  }
+  return *this;
+}
+
+}  // namespace quire

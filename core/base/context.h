@@ -1,0 +1,17 @@
+// Context: what a kernel call needs beside its parameters. Passed, never global.
+#pragma once
+
+#include "core/base/buffer.h"
+#include "core/base/device.h"
+#include "core/base/thread_pool.h"
+
+namespace quire {
+
+struct Context {
+  Device device;
+  Stream stream;
+  ThreadPool* pool = nullptr;      // not owned; never null on the CPU
+  bool batch_invariant = false;    // fixed-order products: a row's bits depend on the row alone
+};
+
+}  // namespace quire
