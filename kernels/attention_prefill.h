@@ -1,0 +1,41 @@
+// Prefill attention: the rows of chunks of prompts against all earlier tokens of their sequences, causal, over the
+// paged cache (the chunk's own K and V are appended before). Keys are walked in blocks whose borders depend on
+// positions alone, so a row's bits don't depend on how the prompt was cut into chunks, nor on threads.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/context.h"
+#include "kernels/mods.h"
+#include "kernels/page_table.h"
+
+namespace quire {
+
+struct PrefillChunk {
+  int32_t seq = 0;         // index into table
+  int32_t first_row = 0;   // its rows in q and out
+  int32_t rows = 0;
+  int32_t start_pos = 0;   // position of the first row; row i sees positions [0, start_pos + i]
+};
+
+struct AttentionPrefillParams {
+  const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride
+  int64_t q_stride = 0;
+  float* out = nullptr;  // [rows][q_heads][v_dim], row stride out_stride
+  int64_t out_stride = 0;
+  float* lse = nullptr;  // [rows][q_heads], nullable
+  int q_heads = 0;
+  const PrefillChunk* chunks = nullptr;
+  int num_chunks = 0;
+  LayerPages pages;
+  PageTableView table;
+  float scale = 1.0f;
+  int window = 0;  // > 0: row at position p sees (p − window, p]
+};
+
+size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params);
+template <typename Mod>
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, const Mod& mod, void* workspace);
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace);  // identity Mod
+
+}  // namespace quire

@@ -1,0 +1,78 @@
+// AttentionPolicy: how a request chooses the pages that a decode step reads. One file per policy in this folder, one
+// reference in kernels/reference, one row in policy_table.cc. The decode kernel knows no policy.
+//
+// Rules for all (DESIGN.md, ALGORITHMS.md): sinks, the recent window and the last partial page are inside the budget;
+// budget ≥ length is the dense path; dense-or-sparse depends on lengths and the layer alone; ids ascend, equal scores go
+// to the lower index, NaN never wins.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/base/status.h"
+#include "kernels/page_table.h"
+#include "kernels/selection.h"
+
+namespace quire {
+
+// "quest:token_budget=512:dense_layers=0" → name and options, not yet checked.
+struct AttentionSpec {
+  std::string name = "dense";
+  std::map<std::string, std::string> options;
+  static Result<AttentionSpec> Parse(std::string_view text);
+  std::string ToString() const;
+  bool operator==(const AttentionSpec&) const = default;
+};
+
+// Page data a policy reads; the engine keeps the union over the policies that requests may use.
+struct PageDataNeeds {
+  bool min_max = false;       // LayerPages::meta and over
+  bool mass_history = false;  // accumulated attention per page, written by the decode and prefill kernels
+};
+
+struct SelectParams {
+  const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride; rotated
+  int64_t q_stride = 0;
+  int rows = 0;
+  int q_heads = 0;
+  const int32_t* row_seq = nullptr;  // [rows] index into table
+  const int32_t* row_len = nullptr;  // [rows] tokens in the cache, the current one included
+  int layer = 0;
+  LayerPages pages;
+  PageTableView table;
+};
+
+class AttentionPolicy {
+ public:
+  virtual ~AttentionPolicy() = default;
+  virtual std::string_view name() const = 0;
+  virtual int64_t token_budget() const = 0;  // 0: none (dense)
+  virtual PageDataNeeds Declare() const = 0;
+  // True when a sequence of `length` tokens is attended densely in `layer`.
+  virtual bool IsDense(int64_t length, int layer, int page_size) const = 0;
+  // The most pages Select can list for one (row, KV head) at any length up to `length`.
+  virtual int MaxPages(int64_t length, int page_size) const = 0;
+  virtual size_t SelectWorkspace(const SelectParams& params) const = 0;
+  // Fills selection (pages, counts) for every (row, KV head). Rows have IsDense == false. Deterministic.
+  virtual void Select(const Context& ctx, const SelectParams& params, SelectionView selection, void* workspace) const = 0;
+};
+
+// One row of the policy table; --help and the README are written from it.
+struct PolicyInfo {
+  std::string_view name;
+  std::string_view paper;
+  std::string_view reads;    // vectors or bytes read per step, as a formula
+  std::string_view options;  // "token_budget (default 2048), …"
+};
+const std::vector<PolicyInfo>& PolicyTable();
+
+// INVALID_ARGUMENT for an unknown name, an unknown option or a value out of range (the sentence lists what there is);
+// e.g. a budget smaller than sinks + recent + one page at this page size. "dense" gives a policy whose IsDense is always true.
+Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, int page_size);
+
+}  // namespace quire
