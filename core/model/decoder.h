@@ -1,0 +1,101 @@
+// Decoder: the one forward pass of every family. embed → layers (norm, qkv, rope, append, select, attend, out, mlp) →
+// logits. It sees the cache only through LayerPages and PageTableView, and ranks only through Communicator.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/base/status.h"
+#include "core/model/model_config.h"
+#include "core/model/model_weights.h"
+#include "kernels/attention_prefill.h"
+#include "kernels/page_table.h"
+#include "kernels/selection/policy.h"
+#include "parallel/communicator.h"
+#include "parallel/shard_plan.h"
+
+namespace quire {
+
+// Layers that share one kind of cache: KV heads (local), widths, window. Llama has one, a model with windowed and
+// global layers has two. Order: by first layer.
+struct CacheKind {
+  std::vector<int> layers;
+  int kv_heads = 0;  // local to this rank
+  int k_dim = 0, v_dim = 0;
+  int window = 0;
+};
+std::vector<CacheKind> CacheKinds(const ModelConfig& config, const ShardPlan& plan);
+
+// The memory and tables of one cache kind in one step.
+struct CacheView {
+  std::vector<LayerPages> layers;  // in the order of CacheKind::layers
+  PageTableView table;             // table.format is the same for all layers
+};
+
+// A run of rows of one sequence. Prefill chunks use the prefill kernel (dense, causal); decode rows (rows == 1) use the
+// decode kernel with the policy's selection.
+struct ForwardChunk {
+  int32_t seq = 0;        // index into the CacheView tables
+  int32_t first_row = 0;  // chunks are given in order of their rows, without gaps; all decode chunks come first
+  int32_t rows = 0;
+  int32_t start_pos = 0;  // position of the first row = tokens in the cache before it
+  bool decode = false;
+  int32_t rope_length = 0;  // total length that dynamic rope scaling counts with; 0: start_pos + rows
+  const AttentionPolicy* policy = nullptr;  // decode only; null: dense
+};
+
+struct ForwardBatch {
+  std::span<const int32_t> tokens;       // [rows]
+  std::span<const ForwardChunk> chunks;
+  std::span<const CacheView> caches;     // one per CacheKind; their pages for the new rows exist already
+  std::span<const int32_t> logit_rows;   // rows whose logits are wanted, ascending
+};
+
+// Sums over the step's decode rows, layers and local KV heads; seconds are wall time inside the calls.
+struct AttentionStats {
+  int64_t pages_read = 0;
+  int64_t pages_total = 0;
+  double selection_seconds = 0;
+  double attention_seconds = 0;
+};
+
+// Called, when set, with each selection made: for tests and evaluation (recall, equality over ranks).
+struct SelectionObserver {
+  virtual ~SelectionObserver() = default;
+  // q: [rows][q_heads][k_dim]; params carries layer, lengths and pages.
+  virtual void OnSelect(const SelectParams& params, const SelectionView& selection) = 0;
+};
+
+struct DecoderOptions {
+  int max_rows = 0;       // most rows of one Forward (scratch is made once for them)
+  int max_logit_rows = 0;
+  int64_t max_length = 0;  // longest sequence, for selection scratch
+};
+
+class Decoder {
+ public:
+  ~Decoder();
+  Decoder(Decoder&&) noexcept;
+
+  // weights, comm and ctx.pool must outlive the decoder.
+  static Result<Decoder> Create(const Context& ctx, const ModelConfig& config, const ModelWeights* weights,
+                                const ShardPlan& plan, Communicator* comm, const DecoderOptions& options);
+
+  // Runs the step. logits: [logit_rows][local vocab] F32, row stride local vocab. Statuses come from the
+  // communicator only; sizes beyond the options are CHECKed.
+  Status Forward(const ForwardBatch& batch, float* logits);
+
+  const AttentionStats& last_stats() const;
+  size_t scratch_bytes() const;  // what Create made, plus workspaces grown since
+  void set_observer(SelectionObserver* observer);  // not owned; null: none
+
+ private:
+  struct Impl;
+  explicit Decoder(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quire
