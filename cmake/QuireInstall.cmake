@@ -1,1 +1,30 @@
-# install and export: find_package(quire) gives quire::quire, headers under include/quire.
+# Install and export. find_package(quire) gives quire::quire: every layer's static library behind one name. The headers
+# keep their paths in the repository under include/quire, so both "core/engine/engine.h" and
+# <quire/core/engine/engine.h> work in a program that links it.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+get_property(quire_layers GLOBAL PROPERTY QUIRE_LAYERS)
+add_library(quire INTERFACE)
+add_library(quire::quire ALIAS quire)
+target_link_libraries(quire INTERFACE ${quire_layers})
+target_include_directories(quire INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+
+install(TARGETS quire ${quire_layers} EXPORT quireTargets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+if(TARGET quire_program)
+  install(TARGETS quire_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+foreach(folder core kernels kvstore parallel)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/quire
+    FILES_MATCHING PATTERN "*.h")
+endforeach()
+
+set(quire_config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/quire)
+install(EXPORT quireTargets NAMESPACE quire:: DESTINATION ${quire_config_dir})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/quireConfig.cmake.in
+  ${PROJECT_BINARY_DIR}/quireConfig.cmake INSTALL_DESTINATION ${quire_config_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/quireConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/quireConfig.cmake ${PROJECT_BINARY_DIR}/quireConfigVersion.cmake
+  DESTINATION ${quire_config_dir})

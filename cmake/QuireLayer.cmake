@@ -18,7 +18,8 @@ function(quire_layer name)
 endfunction()
 
 # quire_test(NAME SOURCES … [DEPS …] [LABELS …]): one GoogleTest executable a folder. Every test gets
-# the label fast unless LABELS says otherwise; tests whose name starts with "Slow" are labelled slow.
+# the label fast unless LABELS says otherwise; suites named Slow… are labelled slow,
+# suites named SmolLM2… need the fetched model and are labelled model.
 function(quire_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
@@ -31,10 +32,10 @@ function(quire_test name)
   if(NOT ARG_LABELS)
     set(ARG_LABELS fast)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-Slow*:Model*"
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-Slow*:SmolLM2*"
     PROPERTIES LABELS "${ARG_LABELS}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "Slow*" TEST_SUFFIX ""
     TEST_LIST ${name}_SLOW PROPERTIES LABELS slow SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "Model*"
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "SmolLM2*"
     TEST_LIST ${name}_MODEL PROPERTIES LABELS model SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
 endfunction()
