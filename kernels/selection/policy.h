@@ -32,7 +32,7 @@ struct AttentionSpec {
 // Page data a policy reads; the engine keeps the union over the policies that requests may use.
 struct PageDataNeeds {
   bool min_max = false;       // LayerPages::meta and over
-  bool mass_history = false;  // accumulated attention per page, written by the decode and prefill kernels
+  bool mass_history = false;  // accumulated attention; no policy of this version needs it, none is offered it
 };
 
 struct SelectParams {

@@ -1,0 +1,450 @@
+// Decode attention for one Highway target, a template on the storage type and the Mod.
+//
+// A (row, KV head)'s list of pages is cut into chunks of about 256 tokens, by the number of listed pages alone. A task is
+// one chunk of one (row, KV head): scores of all its tokens (K pass), softmax against the chunk's own maximum, then the
+// weighted sum (V pass), left in the workspace as a partial result (max, sum, acc). The merge goes over a row's chunks in
+// order. In both passes a word vector is loaded and widened once for up to four query heads, and the next listed page is
+// prefetched line by line while the current one is worked on: pages are 4 KB apart at best, further than hardware follows.
+#if defined(QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
+#undef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
+#else
+#define QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "core/base/check.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/attention_decode_plan.h"
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace quire {
+namespace HWY_NAMESPACE {
+namespace decode {
+
+using FullF = hn::ScalableTag<float>;
+constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+
+// Words per 32 bits of T.
+template <typename T>
+inline constexpr int kWord = 4 / static_cast<int>(sizeof(T));
+
+// Loads kVectors adjacent word vectors into e[v][0 … kWord).
+template <int kVectors, typename T, class D>
+HWY_INLINE void LoadWordVectors(D d, const T* p, VecF<D> (&e)[kVectors][kWord<T>]) {
+  constexpr int kStep = static_cast<int>(hn::MaxLanes(D())) * kWord<T>;
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (kWord<T> == 1) {
+      LoadWords(d, p + v * kStep, e[v][0]);
+    } else {
+      LoadWords(d, p + v * kStep, e[v][0], e[v][1]);
+    }
+  }
+}
+
+// Asks for the next part of the next block: kBytes, and moves on. Whatever order a kernel walks its own block in, the next
+// one is asked for in address order, so that the hardware's own prefetcher joins in.
+template <int kBytes, typename T>
+HWY_INLINE void PrefetchNext(const T*& ahead) {
+  Prefetch(ahead);
+  if constexpr (kBytes > 64) Prefetch(ahead + 64 / sizeof(T));
+  ahead += kBytes / sizeof(T);
+}
+
+// q·k of kHeads heads with kVectors vectors of slots, from slot `slot` of a page. k: the page's [k_dim / w][slot][w].
+// scores[h * score_stride + slot …].
+template <int kHeads, int kVectors, typename T, class D>
+HWY_INLINE void ScoreSlots(D d, const T* HWY_RESTRICT k, const T* ahead, int page_size, int k_dim, int slot,
+                           const float* HWY_RESTRICT q, float scale, float* HWY_RESTRICT scores, int64_t score_stride) {
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
+  VecF<D> sum[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
+  }
+  int64_t offset = int64_t{slot} * kWord<T>;
+  for (int c = 0; c < k_dim; c += kWord<T>, offset += int64_t{page_size} * kWord<T>) {
+    PrefetchNext<kVectors * kLanes * 4>(ahead);
+    VecF<D> e[kVectors][kWord<T>];
+    LoadWordVectors<kVectors>(d, k + offset, e);
+    for (int h = 0; h < kHeads; ++h) {
+      for (int w = 0; w < kWord<T>; ++w) {
+        const auto qc = hn::Set(d, q[int64_t{h} * k_dim + c + w]);
+        for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::MulAdd(qc, e[v][w], sum[h][v]);
+      }
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) {
+      hn::StoreU(hn::Mul(sum[h][v], hn::Set(d, scale)), d, scores + h * score_stride + slot + v * kLanes);
+    }
+  }
+}
+
+template <int kHeads, typename T>
+HWY_INLINE void ScorePage(const T* k, const T* next, int page_size, int k_dim, const float* q, float scale, float* scores,
+                          int64_t score_stride) {
+  const FullF d;
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
+  int slot = 0;
+  for (; slot + 2 * kLanes <= page_size; slot += 2 * kLanes) {
+    ScoreSlots<kHeads, 2>(d, k, next + int64_t{slot} * k_dim, page_size, k_dim, slot, q, scale, scores, score_stride);
+  }
+  for (; slot + kLanes <= page_size; slot += kLanes) {
+    ScoreSlots<kHeads, 1>(d, k, next + int64_t{slot} * k_dim, page_size, k_dim, slot, q, scale, scores, score_stride);
+  }
+  for (; slot < page_size; ++slot) {  // odd page sizes: one head and one slot at a time, to keep the code small
+    for (int h = 0; h < kHeads; ++h) {
+      ScoreSlots<1, 1>(OneLane(), k, next + int64_t{slot} * k_dim, page_size, k_dim, slot, q + int64_t{h} * k_dim, scale,
+                       scores + h * score_stride, score_stride);
+    }
+  }
+}
+
+// acc[h][channel …] += Σ over the page's slots of weight · v, kVectors vectors of channels. v: the page's
+// [slots / w][v_dim][w]. weights[h * weight_stride + slot], readable to the last word's end. kCareful: slots of weight 0
+// are left out even if V holds an inf or a NaN there (slots past the length, masked slots).
+template <bool kCareful, int kHeads, int kVectors, typename T, class D>
+HWY_INLINE void AccumulateChannels(D d, const T* HWY_RESTRICT v, const T* ahead, int page_size, int v_dim, int channel,
+                                   const float* HWY_RESTRICT weights, int64_t weight_stride, float* HWY_RESTRICT acc) {
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
+  VecF<D> sum[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int i = 0; i < kVectors; ++i) sum[h][i] = hn::LoadU(d, acc + int64_t{h} * v_dim + channel + i * kLanes);
+  }
+  int64_t offset = int64_t{channel} * kWord<T>;
+  for (int slot = 0; slot < page_size; slot += kWord<T>, offset += int64_t{v_dim} * kWord<T>) {
+    PrefetchNext<kVectors * kLanes * 4>(ahead);
+    VecF<D> e[kVectors][kWord<T>];
+    LoadWordVectors<kVectors>(d, v + offset, e);
+    for (int h = 0; h < kHeads; ++h) {
+      for (int w = 0; w < kWord<T>; ++w) {
+        const float weight = weights[h * weight_stride + slot + w];
+        if (kCareful && weight == 0.0f) continue;
+        const auto p = hn::Set(d, weight);
+        for (int i = 0; i < kVectors; ++i) sum[h][i] = hn::MulAdd(p, e[i][w], sum[h][i]);
+      }
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int i = 0; i < kVectors; ++i) hn::StoreU(sum[h][i], d, acc + int64_t{h} * v_dim + channel + i * kLanes);
+  }
+}
+
+template <bool kCareful, int kHeads, typename T>
+HWY_INLINE void AccumulatePage(const T* v, const T* next, int page_size, int v_dim, const float* weights,
+                               int64_t weight_stride, float* acc) {
+  const FullF d;
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
+  int c = 0;
+  for (; c + 2 * kLanes <= v_dim; c += 2 * kLanes) {
+    AccumulateChannels<kCareful, kHeads, 2>(d, v, next + int64_t{c} * page_size, page_size, v_dim, c, weights, weight_stride, acc);
+  }
+  for (; c + kLanes <= v_dim; c += kLanes) {
+    AccumulateChannels<kCareful, kHeads, 1>(d, v, next + int64_t{c} * page_size, page_size, v_dim, c, weights, weight_stride, acc);
+  }
+  for (; c < v_dim; ++c) {
+    for (int h = 0; h < kHeads; ++h) {
+      AccumulateChannels<kCareful, 1, 1>(OneLane(), v, next + int64_t{c} * page_size, page_size, v_dim, c,
+                                         weights + h * weight_stride, weight_stride, acc + int64_t{h} * v_dim);
+    }
+  }
+}
+
+// Covers `heads` heads by calls of f.Run<n>(first head), n 1 … 4.
+template <class F>
+HWY_INLINE void ForHeadBlocks(int heads, const F& f) {
+  int h = 0;
+  for (; h + 4 <= heads; h += 4) f.template Run<4>(h);
+  switch (heads - h) {
+    case 3: f.template Run<3>(h); break;
+    case 2: f.template Run<2>(h); break;
+    case 1: f.template Run<1>(h); break;
+    default: break;
+  }
+}
+
+template <typename T>
+struct ScoreBlocks {
+  const T* k;
+  const T* next;
+  int page_size, k_dim;
+  const float* q;
+  float scale;
+  float* scores;
+  int64_t stride;
+  template <int kHeads>
+  HWY_INLINE void Run(int h) const {
+    ScorePage<kHeads>(k, next, page_size, k_dim, q + int64_t{h} * k_dim, scale, scores + h * stride, stride);
+  }
+};
+
+template <bool kCareful, typename T>
+struct AccumulateBlocks {
+  const T* v;
+  const T* next;
+  int page_size, v_dim;
+  const float* weights;
+  int64_t stride;
+  float* acc;
+  template <int kHeads>
+  HWY_INLINE void Run(int h) const {
+    AccumulatePage<kCareful, kHeads>(v, next, page_size, v_dim, weights + h * stride, stride, acc + int64_t{h} * v_dim);
+  }
+};
+
+// In place: scores [n] become e^(score − max); returns {max, sum}. n is padded to whole vectors with −inf by the caller.
+HWY_INLINE void Softmax(float* HWY_RESTRICT scores, int n, float& max_out, float& sum_out) {
+  const FullF d;
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
+  auto max = hn::Set(d, kMinusInf);
+  for (int i = 0; i < n; i += kLanes) max = hn::Max(max, hn::LoadU(d, scores + i));
+  const float m = hn::GetLane(hn::MaxOfLanes(d, max));
+  max_out = m;
+  sum_out = 0;
+  if (m == kMinusInf) {
+    // Nothing to read, unless a NaN hides behind a maximum that ignores it.
+    for (int i = 0; i < n; ++i) scores[i] = scores[i] != scores[i] ? scores[i] : 0.0f;
+    for (int i = 0; i < n; ++i) sum_out += scores[i];
+    return;
+  }
+  auto sum = hn::Zero(d);
+  const auto shift = hn::Set(d, m);
+  for (int i = 0; i < n; i += kLanes) {
+    const auto p = ExpNonPositive(d, hn::Sub(hn::LoadU(d, scores + i), shift));
+    hn::StoreU(p, d, scores + i);
+    sum = hn::Add(sum, p);
+  }
+  sum_out = hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+// The chunk's scores by AMX tiles: of all its pages that are there. q: [heads][k_dim].
+template <typename T>
+void TileScores(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, const int32_t* ids,
+                const T* k_base, int begin, int end, const float* q, int heads, float* scores) {
+  const PageFormat& f = p.table.format;
+  AmxQueries queries;
+  queries.Set(q, heads, f.k_dim);
+  const BF16* k[kDecodeTilePages];
+  int64_t at[kDecodeTilePages];
+  int pages = 0;
+  for (int i = begin; i < end; ++i) {
+    const T* block = list.Block(i, ids, k_base, f.k_page_stride);
+    if (block == nullptr) continue;
+    k[pages] = reinterpret_cast<const BF16*>(block);
+    at[pages++] = int64_t{i - begin} * plan.page_slots;
+  }
+  if (pages > 0) AmxScorePages(queries, k, at, pages, f.page_size, p.scale, scores, plan.chunk_slots);
+}
+
+// The weighted sums over the chunk's whole pages by AMX tiles; the others are left to vectors.
+template <typename T>
+void TileSums(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, const int32_t* ids,
+              const T* v_base, int begin, int end, const float* weights, int heads, float* acc) {
+  const PageFormat& f = p.table.format;
+  AmxPage pages[kDecodeTilePages];
+  AmxOperand operands[kDecodeChunkTokens / 16];
+  int count = 0;
+  for (int i = begin; i < end; ++i) {
+    const T* block = list.Block(i, ids, v_base, f.v_page_stride);
+    if (block == nullptr || !list.Whole(i, f.page_size)) continue;
+    pages[count++] = {reinterpret_cast<const BF16*>(block), int64_t{i - begin} * plan.page_slots};
+  }
+  if (count > 0) {
+    AmxAccumulatePages(pages, count, f.page_size, f.v_dim, weights, plan.chunk_slots, heads, operands, acc);
+  }
+}
+
+// One chunk of one (row, KV head), heads [h0, h0 + heads) of its group. scores: [heads][plan.chunk_slots] scratch;
+// stats [heads][2]: max and sum out; acc [heads][v_dim]: Σ e^(score − max) · v out; page_sums, nullable:
+// [page of the chunk][q_heads] sums of e^(score − max) out.
+template <typename T, class Mod>
+void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row, int kv_head, int chunk,
+           int h0, int heads, float* HWY_RESTRICT scores, float* HWY_RESTRICT stats, float* HWY_RESTRICT acc,
+           float* page_sums, const Mod& mod) {
+  const PageFormat& f = p.table.format;
+  const int seq = p.row_seq[row];
+  const int32_t* ids = p.table.page_ids + p.table.page_begin[seq];
+  const int group = p.q_heads / f.kv_heads;
+  const int first_head = kv_head * group + h0;
+  const float* q = p.q + row * p.q_stride + int64_t{first_head} * f.k_dim;
+  const T* k_base = static_cast<const T*>(p.pages.k) + kv_head * f.k_head_stride;
+  const T* v_base = static_cast<const T*>(p.pages.v) + kv_head * f.v_head_stride;
+  const int begin = chunk * plan.chunk_pages, end = std::min(list.count, begin + plan.chunk_pages);
+  const int slots = plan.chunk_slots;
+  const int page_slots = plan.page_slots;  // page_size rounded up to a word
+
+  // K pass. Pages that hold nothing visible are not touched; their scores are −inf.
+  if (plan.tiles) TileScores(p, plan, list, ids, k_base, begin, end, q, heads, scores);
+  const T* k = list.Block(begin, ids, k_base, f.k_page_stride);
+  for (int i = begin; i < end; ++i) {
+    const T* next = i + 1 < end ? list.Block(i + 1, ids, k_base, f.k_page_stride)
+                                : list.Block(begin, ids, v_base, f.v_page_stride);
+    float* page_scores = scores + int64_t{i - begin} * page_slots;
+    const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
+    if (k != nullptr && !plan.tiles) {
+      ForHeadBlocks(heads, ScoreBlocks<T>{k, next != nullptr ? next : k, f.page_size, f.k_dim, q, p.scale, page_scores, slots});
+    }
+    const bool whole = k != nullptr && list.Whole(i, f.page_size) && page_slots == f.page_size;
+    if (!Mod::kIsIdentity || !whole) {
+      for (int h = 0; h < heads; ++h) {
+        float* s = page_scores + int64_t{h} * slots;
+        for (int slot = 0; slot < page_slots; ++slot) {
+          const int64_t pos = first_pos + slot;
+          if (k == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos)) {
+            s[slot] = kMinusInf;
+          } else if constexpr (!Mod::kIsIdentity) {
+            const int64_t q_pos = int64_t{p.row_len[row]} - 1;
+            s[slot] = mod.Mask(seq, first_head + h, q_pos, pos) ? mod.Score(s[slot], seq, first_head + h, q_pos, pos)
+                                                                : kMinusInf;
+          }
+        }
+      }
+    }
+    k = next;
+  }
+
+  const int used = (end - begin) * page_slots;
+  const int padded = plan.PadSlots(used);
+  for (int h = 0; h < heads; ++h) {
+    float* s = scores + int64_t{h} * slots;
+    std::fill(s + used, s + padded, kMinusInf);
+    Softmax(s, padded, stats[2 * h], stats[2 * h + 1]);
+    if (page_sums == nullptr) continue;
+    for (int i = 0; i < end - begin; ++i) {
+      float sum = 0;
+      for (int slot = 0; slot < page_slots; ++slot) sum += s[i * page_slots + slot];
+      page_sums[int64_t{i} * p.q_heads + first_head + h] = sum;
+    }
+  }
+
+  // V pass.
+  std::memset(acc, 0, sizeof(float) * static_cast<size_t>(heads) * f.v_dim);
+  const bool tiles = plan.tiles && Mod::kIsIdentity;
+  if (tiles) TileSums(p, plan, list, ids, v_base, begin, end, scores, heads, acc);
+  const T* v = list.Block(begin, ids, v_base, f.v_page_stride);
+  for (int i = begin; i < end; ++i) {
+    const T* next = i + 1 < end ? list.Block(i + 1, ids, v_base, f.v_page_stride) : nullptr;
+    const float* weights = scores + int64_t{i - begin} * page_slots;
+    if (v != nullptr && !(tiles && list.Whole(i, f.page_size))) {
+      const T* ahead = next != nullptr ? next : v;
+      if (Mod::kIsIdentity && list.Whole(i, f.page_size) && page_slots == f.page_size) {
+        ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, ahead, f.page_size, f.v_dim, weights, slots, acc});
+      } else {
+        // At most the first and the last page of a list, and masked ones.
+        const AccumulateBlocks<true, T> blocks{v, ahead, f.page_size, f.v_dim, weights, slots, acc};
+        for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
+      }
+    }
+    v = next;
+  }
+}
+
+// Merges the chunks of one (row, KV head) in order: out, lse, mass. records: [chunk] at record_step floats.
+HWY_INLINE void Merge(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row, int kv_head,
+           const float* records, int64_t record_step, const float* page_sums) {
+  const FullF d;
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
+  const PageFormat& f = p.table.format;
+  const int group = p.q_heads / f.kv_heads;
+  const int chunks = plan.Chunks(list.count);
+  const int64_t block = int64_t{row} * f.kv_heads + kv_head;
+  float* mass = p.mass == nullptr ? nullptr : p.mass + block * p.mass_pages;
+  if (mass != nullptr) std::fill(mass, mass + p.mass_pages, 0.0f);
+  for (int h = 0; h < group; ++h) {
+    const int head = kv_head * group + h;
+    float* out = p.out + row * p.out_stride + int64_t{head} * f.v_dim;
+    float max = kMinusInf;
+    for (int i = 0; i < chunks; ++i) max = std::max(max, records[i * record_step + 2 * h]);
+    // A chunk's weight; 0 where it holds nothing (its maximum is −inf, and −inf − −inf is no number).
+    const auto weight = [&](int i) {
+      const float m = records[i * record_step + 2 * h], l = records[i * record_step + 2 * h + 1];
+      return l == 0.0f ? 0.0f : m == max ? 1.0f : ExpNonPositive(m - max);
+    };
+    float sum = 0;
+    for (int c = 0; c < f.v_dim; ++c) out[c] = 0;
+    for (int i = 0; i < chunks; ++i) {
+      const float w = weight(i);
+      if (w == 0.0f) continue;
+      const float* record = records + i * record_step;
+      sum += w * record[2 * h + 1];
+      const float* acc = record + 2 * group + int64_t{h} * f.v_dim;
+      int c = 0;
+      for (; c + kLanes <= f.v_dim; c += kLanes) {
+        hn::StoreU(hn::MulAdd(hn::Set(d, w), hn::LoadU(d, acc + c), hn::LoadU(d, out + c)), d, out + c);
+      }
+      const OneLane d1;
+      for (; c < f.v_dim; ++c) {
+        hn::StoreU(hn::MulAdd(hn::Set(d1, w), hn::LoadU(d1, acc + c), hn::LoadU(d1, out + c)), d1, out + c);
+      }
+    }
+    const bool empty = sum == 0.0f;
+    const float share = empty ? 0.0f : 1.0f / sum;
+    for (int c = 0; c < f.v_dim; ++c) out[c] *= share;
+    if (p.lse != nullptr) p.lse[int64_t{row} * p.q_heads + head] = empty ? kMinusInf : max + std::log(sum);
+    if (mass != nullptr && !empty) {
+      for (int i = 0; i < list.count; ++i) {
+        CHECK_LT(list.Page(i), p.mass_pages);
+        mass[list.Page(i)] += page_sums[int64_t{i} * p.q_heads + head] * weight(i / plan.chunk_pages) * share;
+      }
+    }
+    if (p.selection != nullptr && p.selection->alpha != nullptr) {
+      const float alpha = p.selection->alpha[int64_t{row} * p.q_heads + head];
+      const float* mean = p.selection->v_mean == nullptr ? nullptr : p.selection->v_mean + block * f.v_dim;
+      for (int c = 0; c < f.v_dim; ++c) out[c] = alpha * out[c] + (mean == nullptr ? 0.0f : (1 - alpha) * mean[c]);
+    }
+  }
+}
+
+// All passes of one chunk: groups larger than a pass's heads take several.
+template <typename T, class Mod>
+void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeWorkspace& w, int64_t task,
+               const Mod& mod) {
+  const PageFormat& f = p.table.format;
+  const int group = p.q_heads / f.kv_heads;
+  const int kv_head = static_cast<int>(task % f.kv_heads);
+  const int64_t record = task / f.kv_heads;
+  const int row = static_cast<int>(std::upper_bound(w.first_record, w.first_record + p.rows, record) - w.first_record) - 1;
+  const int chunk = static_cast<int>(record - w.first_record[row]);
+  const DecodeList list = DecodeList::Create(p, row, kv_head);
+  if (chunk >= plan.Chunks(list.count)) return;
+  HWY_ALIGN float stack[kDecodeHeadsPerPass * kDecodeStackSlots];
+  float* scores = plan.ScoresOnStack() ? stack : w.scores + task * kDecodeHeadsPerPass * plan.chunk_slots;
+  float* out = w.records + task * plan.record_floats;
+  float* sums = p.mass == nullptr
+                    ? nullptr
+                    : w.page_sums + (w.first_page[row] + int64_t{chunk} * plan.chunk_pages) * p.q_heads;
+  for (int h0 = 0; h0 < group; h0 += kDecodeHeadsPerPass) {
+    Chunk<T>(p, plan, list, row, kv_head, chunk, h0, std::min(group - h0, kDecodeHeadsPerPass), scores, out + 2 * h0,
+             out + 2 * group + int64_t{h0} * f.v_dim, sums, mod);
+  }
+}
+
+template <class Mod>
+void Decode(const Context& ctx, const AttentionDecodeParams& p, const Mod& mod, void* workspace) {
+  const PageFormat& f = p.table.format;
+  const DecodePlan plan = DecodePlan::Create(f, p.q_heads / f.kv_heads);
+  DecodeWorkspace w;
+  DecodeWorkspace::Layout(p, plan, true, workspace, &w);
+  VisitFloatDType(f.dtype, [&](auto t) {
+    ctx.pool->ParallelFor(w.first_record[p.rows] * f.kv_heads,
+                          [&](int64_t task, int) { ChunkTask<decltype(t)>(p, plan, w, task, mod); });
+  });
+  ctx.pool->ParallelFor(int64_t{p.rows} * f.kv_heads, [&](int64_t i, int) {
+    const int row = static_cast<int>(i / f.kv_heads), kv_head = static_cast<int>(i % f.kv_heads);
+    const float* records = w.records + (w.first_record[row] * f.kv_heads + kv_head) * plan.record_floats;
+    const float* sums = p.mass == nullptr ? nullptr : w.page_sums + w.first_page[row] * p.q_heads;
+    Merge(p, plan, DecodeList::Create(p, row, kv_head), row, kv_head, records, plan.record_floats * f.kv_heads, sums);
+  });
+}
+
+}  // namespace decode
+}  // namespace HWY_NAMESPACE
+}  // namespace quire
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

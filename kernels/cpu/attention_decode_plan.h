@@ -1,0 +1,117 @@
+// How decode attention cuts its work: pure arithmetic on sizes, lengths and list lengths, and the layout of the workspace.
+// The kernel only obeys it. Nothing here depends on the batch, the threads or the number of local heads, except for which
+// task does what. (One exception: whole bf16 pages go through AMX tiles only for groups of three heads and more, so a rank that
+// holds a part of a smaller group may round differently there.)
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/attention_decode.h"
+#include "kernels/cpu/amx.h"
+
+namespace quire {
+
+// Query heads that one pass over a chunk serves; larger groups take several passes over the cached chunk.
+inline constexpr int kDecodeHeadsPerPass = 16;
+// Slots of a chunk's scores kept on the stack, per head; a page larger than that has its scores in the workspace.
+inline constexpr int kDecodeStackSlots = 544;
+inline constexpr int kDecodeChunkTokens = 256;
+// Pages of a chunk where tiles are used: pages there have 16 slots or more.
+inline constexpr int kDecodeTilePages = kDecodeChunkTokens / 16;
+
+struct DecodePlan {
+  int chunk_pages = 1;
+  int page_slots = 1;   // page_size rounded up to a word of V
+  int chunk_slots = 1;  // chunk_pages * page_slots, padded to 16
+  bool tiles = false;   // whole bf16 pages go through AMX tiles
+  int64_t record_floats = 0;  // a chunk's partial result: [q heads of the KV head][2] max and sum, then [..][v_dim]
+
+  static int PadSlots(int slots) { return (slots + 15) / 16 * 16; }
+
+  static DecodePlan Create(const PageFormat& f, int group) {
+    DecodePlan plan;
+    plan.chunk_pages = std::max(1, kDecodeChunkTokens / f.page_size);
+    plan.page_slots = (f.page_size + f.word - 1) / f.word * f.word;
+    plan.chunk_slots = PadSlots(plan.chunk_pages * plan.page_slots);
+    plan.tiles = f.dtype == DType::kBF16 && HasAmx() &&
+                 AmxShapeFits(std::min(group, kDecodeHeadsPerPass), f.page_size, f.k_dim, f.v_dim) && f.page_size <= kDecodeChunkTokens;
+    plan.record_floats = int64_t{group} * (f.v_dim + 2);
+    return plan;
+  }
+  int Chunks(int64_t pages) const { return static_cast<int>((pages + chunk_pages - 1) / chunk_pages); }
+  bool ScoresOnStack() const { return chunk_slots <= kDecodeStackSlots; }
+};
+
+// The pages that one (row, KV head) reads, in order; pages without a visible token at either end are left out, so that a
+// selection of all pages is the same list as dense.
+struct DecodeList {
+  const int32_t* pages = nullptr;  // listed logical pages; null: first_page + i
+  const uint64_t* mask = nullptr;  // [count][mask_words], nullable
+  int mask_words = 0;
+  int first_page = 0;
+  int count = 0;
+  int64_t first_pos = 0;  // visible positions: [first_pos, length)
+  int64_t length = 0;
+
+  static DecodeList Create(const AttentionDecodeParams& p, int row, int kv_head) {
+    const PageFormat& f = p.table.format;
+    DecodeList list;
+    list.length = p.row_len[row];
+    list.first_pos = p.window > 0 ? std::max<int64_t>(0, list.length - p.window) : 0;
+    const int first = static_cast<int>(list.first_pos / f.page_size);
+    const int end = static_cast<int>((list.length + f.page_size - 1) / f.page_size);
+    if (p.selection == nullptr) {
+      list.first_page = first;
+      list.count = end - first;
+      return list;
+    }
+    const SelectionView& s = *p.selection;
+    const int64_t block = int64_t{row} * f.kv_heads + kv_head;
+    const int32_t* pages = s.pages + block * s.max_pages;
+    int begin = 0, stop = s.counts[block];
+    while (begin < stop && pages[begin] < first) ++begin;
+    while (begin < stop && pages[stop - 1] >= end) --stop;
+    list.pages = pages + begin;
+    list.count = stop - begin;
+    if (s.slot_mask != nullptr) {
+      list.mask = s.slot_mask + (block * s.max_pages + begin) * s.mask_words;
+      list.mask_words = s.mask_words;
+    }
+    return list;
+  }
+
+  int Page(int i) const { return pages != nullptr ? pages[i] : first_page + i; }
+  // The i-th page's block of K or V; null where the window has freed it. base: of the KV head.
+  template <typename T>
+  const T* Block(int i, const int32_t* ids, const T* base, int64_t page_stride) const {
+    const int32_t id = ids[Page(i)];
+    return id < 0 ? nullptr : base + id * page_stride;
+  }
+  // True when every slot of the i-th page counts.
+  bool Whole(int i, int page_size) const {
+    const int64_t begin = int64_t{Page(i)} * page_size;
+    return mask == nullptr && begin >= first_pos && begin + page_size <= length;
+  }
+  bool Visible(int i, int slot, int64_t pos) const {
+    if (pos < first_pos || pos >= length) return false;
+    return mask == nullptr || (mask[int64_t{i} * mask_words + slot / 64] >> (slot % 64) & 1) != 0;
+  }
+};
+
+// Workspace: [rows + 1] int64 first record of each row, then floats: the records [record][kv_heads], the page sums for the
+// mass [page of the row][q_heads] (when asked for), the scores of pages too large for the stack.
+struct DecodeWorkspace {
+  int64_t* first_record = nullptr;  // [rows + 1], in units of kv_heads records
+  int64_t* first_page = nullptr;    // [rows + 1], pages of the rows before, for the mass
+  float* records = nullptr;
+  float* page_sums = nullptr;
+  float* scores = nullptr;
+
+  // Fills the index arrays and the pointers. exact: chunks by the lists' counts; else the most the lengths allow.
+  // Returns the bytes taken; with a null workspace only counts them.
+  static size_t Layout(const AttentionDecodeParams& p, const DecodePlan& plan, bool exact, void* workspace,
+                       DecodeWorkspace* out);
+};
+
+}  // namespace quire

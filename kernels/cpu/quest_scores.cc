@@ -1,0 +1,123 @@
+// A group's metadata is [2][k_dim][16 pages]: a vector of pages per channel, so no horizontal sum is needed. With
+// q⁺ = max(q, 0), q⁻ = min(q, 0) the bound is Σ q⁺·max + q⁻·min; one of the two products is 0, so the rounding is that of a
+// single product. Each metadata vector is loaded and widened once for up to four heads.
+#include "kernels/cpu/quest_scores.h"
+
+#include <limits>
+
+#include "kernels/cpu/simd.h"
+#include "kernels/page_table.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/quest_scores.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace quire {
+namespace HWY_NAMESPACE {
+namespace {
+
+using Pages = hn::CappedTag<float, kPagesPerGroup>;
+
+
+// Combines the scores of kHeads heads of one group of 16 pages into out, after what earlier heads left there.
+template <int kHeads, typename T>
+HWY_INLINE void ScoreGroup(const QuestScoreParams& p, const float* q, const T* group, const T* next, bool first,
+                           float* HWY_RESTRICT out) {
+  const Pages d;
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(Pages()));
+  constexpr int kVectors = kPagesPerGroup / kLanes;
+  const int dim = p.k_dim;
+  VecF<Pages> sum[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
+  }
+  const T* min = group;
+  const T* max = group + int64_t{dim} * kPagesPerGroup;
+  const int64_t max_offset = int64_t{dim} * kPagesPerGroup;
+  for (int c = 0; c < dim; ++c) {
+    Prefetch(next + int64_t{c} * kPagesPerGroup);
+    Prefetch(next + max_offset + int64_t{c} * kPagesPerGroup);
+    VecF<Pages> lo[kVectors], hi[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      lo[v] = LoadElements(d, min + int64_t{c} * kPagesPerGroup + v * kLanes);
+      hi[v] = LoadElements(d, max + int64_t{c} * kPagesPerGroup + v * kLanes);
+    }
+    for (int h = 0; h < kHeads; ++h) {
+      const auto qc = hn::Set(d, q[int64_t{h} * dim + c]);
+      const auto plus = hn::Max(qc, hn::Zero(d));
+      const auto minus = hn::Min(qc, hn::Zero(d));
+      for (int v = 0; v < kVectors; ++v) {
+        sum[h][v] = hn::MulAdd(minus, lo[v], hn::MulAdd(plus, hi[v], sum[h][v]));
+      }
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    auto total = sum[0][v];
+    if (!first) {
+      const auto before = hn::LoadU(d, out + v * kLanes);
+      total = p.reduce == GroupReduce::kMax ? hn::Max(before, total) : hn::Add(before, total);
+    }
+    for (int h = 1; h < kHeads; ++h) {
+      total = p.reduce == GroupReduce::kMax ? hn::Max(total, sum[h][v]) : hn::Add(total, sum[h][v]);
+    }
+    // A NaN of any head makes the page's score NaN, whichever operand the machine's max prefers.
+    if (p.reduce == GroupReduce::kMax) {
+      auto check = first ? hn::Zero(d) : hn::LoadU(d, out + v * kLanes);
+      for (int h = 0; h < kHeads; ++h) check = hn::IfThenElse(hn::Ne(sum[h][v], sum[h][v]), sum[h][v], check);
+      total = hn::IfThenElse(hn::Ne(check, check), check, total);
+    }
+    hn::StoreU(total, d, out + v * kLanes);
+  }
+}
+
+template <typename T>
+void Score(const QuestScoreParams& p) {
+  const auto* base = static_cast<const T*>(p.meta);
+  for (int g = 0; g < p.groups; ++g) {
+    float* out = p.scores + int64_t{g} * kPagesPerGroup;
+    if (p.group_ids[g] < 0) {
+      for (int i = 0; i < kPagesPerGroup; ++i) out[i] = std::numeric_limits<float>::quiet_NaN();
+      continue;
+    }
+    const T* group = base + p.group_ids[g] * p.group_stride;
+    const T* next = g + 1 < p.groups && p.group_ids[g + 1] >= 0 ? base + p.group_ids[g + 1] * p.group_stride : group;
+    int h = 0;
+    for (; h + 4 <= p.heads; h += 4) ScoreGroup<4>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out);
+    switch (p.heads - h) {
+      case 3: ScoreGroup<3>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out); break;
+      case 2: ScoreGroup<2>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out); break;
+      case 1: ScoreGroup<1>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out); break;
+      default: break;
+    }
+    if (p.reduce == GroupReduce::kMean) {
+      const float share = 1.0f / static_cast<float>(p.heads);
+      for (int i = 0; i < kPagesPerGroup; ++i) out[i] *= share;
+    }
+  }
+}
+
+void QuestScoresTarget(const QuestScoreParams& p) {
+  switch (p.dtype) {
+    case DType::kF32: return Score<float>(p);
+    case DType::kBF16: return Score<BF16>(p);
+    default: return Score<F16>(p);
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace quire
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace quire {
+
+HWY_EXPORT(QuestScoresTarget);
+
+void QuestScores(const QuestScoreParams& params) { HWY_DYNAMIC_DISPATCH(QuestScoresTarget)(params); }
+
+}  // namespace quire
+#endif

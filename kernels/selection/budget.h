@@ -1,0 +1,39 @@
+// Which pages a budget holds whatever the query: the part that all page policies share. Pure arithmetic.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace quire {
+
+// A token budget at one page size, in pages.
+struct PageBudget {
+  int budget = 0;  // token_budget / page_size, rounded down
+  int sinks = 0;   // pages that hold the first sink_tokens
+  int recent = 0;  // whole pages that hold the last recent_tokens before the partly filled page
+
+  static PageBudget Create(int64_t token_budget, int64_t sink_tokens, int64_t recent_tokens, int page_size) {
+    const auto pages = [&](int64_t tokens) { return static_cast<int>((tokens + page_size - 1) / page_size); };
+    return {static_cast<int>(token_budget / page_size), pages(sink_tokens), pages(recent_tokens)};
+  }
+};
+
+// The cut of a sequence: logical pages [0, sinks) and [recent, pages) are forced, `free` of those between are chosen.
+struct ForcedPages {
+  int sinks = 0;
+  int recent = 0;
+  int pages = 0;
+  int free = 0;
+
+  static ForcedPages Create(const PageBudget& budget, int64_t length, int page_size) {
+    ForcedPages f;
+    const int full = static_cast<int>(length / page_size);
+    f.pages = static_cast<int>((length + page_size - 1) / page_size);
+    f.recent = std::max(0, full - budget.recent);
+    f.sinks = std::min(budget.sinks, f.recent);
+    f.free = std::clamp(budget.budget - f.sinks - (f.pages - f.recent), 0, f.recent - f.sinks);
+    return f;
+  }
+};
+
+}  // namespace quire

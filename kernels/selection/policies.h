@@ -1,0 +1,21 @@
+// The makers behind the policy table: one per file of this folder.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "kernels/selection/policy.h"
+
+namespace quire {
+
+using PolicyOptions = std::map<std::string, std::string>;
+using PolicyMaker = Result<std::unique_ptr<AttentionPolicy>> (*)(const PolicyOptions& options, int page_size);
+
+PolicyInfo DensePolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeDensePolicy(const PolicyOptions& options, int page_size);
+
+PolicyInfo QuestPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeQuestPolicy(const PolicyOptions& options, int page_size);
+
+}  // namespace quire

@@ -1,0 +1,74 @@
+// The table of attention policies, the spec's syntax, and MakePolicy. A new policy is one file and one row here.
+#include <string>
+
+#include "kernels/selection/policies.h"
+
+namespace quire {
+namespace {
+
+struct Row {
+  PolicyInfo info;
+  PolicyMaker make;
+};
+
+const std::vector<Row>& Rows() {
+  static const std::vector<Row> rows = {
+      {DensePolicyInfo(), MakeDensePolicy},
+      {QuestPolicyInfo(), MakeQuestPolicy},
+  };
+  return rows;
+}
+
+}  // namespace
+
+Result<AttentionSpec> AttentionSpec::Parse(std::string_view text) {
+  const auto bad = [&](const std::string& why) {
+    return InvalidArgument("attention '" + std::string(text) + "' " + why + "; write NAME or NAME:option=value:option=value");
+  };
+  AttentionSpec spec;
+  size_t begin = 0;
+  for (bool first = true; begin <= text.size(); first = false) {
+    const size_t end = std::min(text.find(':', begin), text.size());
+    const std::string_view part = text.substr(begin, end - begin);
+    begin = end + 1;
+    if (first) {
+      if (part.empty()) return bad("has no policy name");
+      spec.name = part;
+      continue;
+    }
+    const size_t equals = part.find('=');
+    if (equals == std::string_view::npos || equals == 0 || equals + 1 == part.size()) {
+      return bad("has the part '" + std::string(part) + "', which is not option=value");
+    }
+    std::string name(part.substr(0, equals));
+    if (!spec.options.emplace(name, part.substr(equals + 1)).second) return bad("names the option '" + name + "' twice");
+  }
+  return spec;
+}
+
+std::string AttentionSpec::ToString() const {
+  std::string text = name;
+  for (const auto& [option, value] : options) text += ":" + option + "=" + value;
+  return text;
+}
+
+const std::vector<PolicyInfo>& PolicyTable() {
+  static const std::vector<PolicyInfo> table = [] {
+    std::vector<PolicyInfo> infos;
+    for (const Row& row : Rows()) infos.push_back(row.info);
+    return infos;
+  }();
+  return table;
+}
+
+Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, int page_size) {
+  if (page_size < 1) return InvalidArgument("page size " + std::to_string(page_size) + " is below 1; use 16, 32 or 64");
+  std::string names;
+  for (const Row& row : Rows()) {
+    if (row.info.name == spec.name) return row.make(spec.options, page_size);
+    names += (names.empty() ? "" : ", ") + std::string(row.info.name);
+  }
+  return InvalidArgument("unknown attention policy '" + spec.name + "'; there are " + names);
+}
+
+}  // namespace quire

@@ -1,0 +1,97 @@
+#include "kernels/selection/policy.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/selection/budget.h"
+
+namespace quire {
+namespace {
+
+std::string Refusal(const std::string& spec, int page_size) {
+  const auto parsed = AttentionSpec::Parse(spec);
+  if (!parsed.ok()) return parsed.status().ToString();
+  const auto policy = MakePolicy(*parsed, page_size);
+  return policy.ok() ? "" : policy.status().ToString();
+}
+
+TEST(AttentionSpec, ParsesAndPrintsNameAndOptions) {
+  const auto spec = AttentionSpec::Parse("quest:token_budget=512:dense_layers=0");
+  ASSERT_TRUE(spec.ok());
+  EXPECT_EQ(spec->name, "quest");
+  EXPECT_EQ(spec->options, (std::map<std::string, std::string>{{"dense_layers", "0"}, {"token_budget", "512"}}));
+  EXPECT_EQ(spec->ToString(), "quest:dense_layers=0:token_budget=512");
+  EXPECT_EQ(*AttentionSpec::Parse(spec->ToString()), *spec);
+  EXPECT_EQ(*AttentionSpec::Parse("dense"), AttentionSpec{});
+  for (const char* bad : {"", ":", "quest:", "quest:budget", "quest:=5", "quest:token_budget=", "quest:a=1:a=2"}) {
+    EXPECT_FALSE(AttentionSpec::Parse(bad).ok()) << bad;
+  }
+}
+
+TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
+  EXPECT_EQ(Refusal("dense", 16), "");
+  EXPECT_EQ(Refusal("quest", 16), "");
+  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest"), std::string::npos);
+  EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
+  EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
+  EXPECT_NE(Refusal("quest:token_budget=0", 16), "");
+  EXPECT_NE(Refusal("quest:token_budget=-5", 16), "");
+  EXPECT_NE(Refusal("quest:token_budget=5x", 16), "");
+  EXPECT_NE(Refusal("quest:token_budget=99999999999999999999", 16), "");
+  EXPECT_NE(Refusal("quest:group_reduce=median", 16).find("max, mean, sum"), std::string::npos);
+  EXPECT_NE(Refusal("quest", 0), "");
+  // One sink page, one recent page and the current one: three pages is the least.
+  EXPECT_NE(Refusal("quest:token_budget=47", 16).find("at least 48"), std::string::npos);
+  EXPECT_EQ(Refusal("quest:token_budget=48", 16), "");
+  EXPECT_NE(Refusal("quest:token_budget=64:recent_tokens=33", 16).find("at least 80"), std::string::npos);
+  EXPECT_EQ(Refusal("quest:token_budget=16:sink_tokens=0:recent_tokens=0", 16), "");
+}
+
+TEST(MakePolicy, DenseOrSparseDependsOnLengthAndLayerAlone) {
+  const auto policy = MakePolicy(*AttentionSpec::Parse("quest:token_budget=64"), 16);
+  ASSERT_TRUE(policy.ok());
+  EXPECT_TRUE((*policy)->IsDense(64, 5, 16));
+  EXPECT_FALSE((*policy)->IsDense(65, 5, 16));
+  EXPECT_TRUE((*policy)->IsDense(65, 1, 16));
+  EXPECT_FALSE((*policy)->IsDense(65, 2, 16));
+  EXPECT_EQ((*policy)->token_budget(), 64);
+  EXPECT_EQ((*policy)->MaxPages(33, 16), 3);
+  EXPECT_EQ((*policy)->MaxPages(100000, 16), 4);
+  EXPECT_TRUE((*policy)->Declare().min_max);
+  const auto dense = MakePolicy({}, 16);
+  ASSERT_TRUE(dense.ok());
+  EXPECT_TRUE((*dense)->IsDense(1 << 20, 99, 16));
+  EXPECT_EQ((*dense)->MaxPages(33, 16), 3);
+}
+
+TEST(PolicyTable, EveryRowMakesAPolicyOfItsName) {
+  for (const PolicyInfo& info : PolicyTable()) {
+    AttentionSpec spec;
+    spec.name = info.name;
+    const auto policy = MakePolicy(spec, 16);
+    ASSERT_TRUE(policy.ok());
+    EXPECT_EQ((*policy)->name(), info.name);
+    EXPECT_FALSE(info.reads.empty());
+    EXPECT_FALSE(info.options.empty());
+  }
+}
+
+TEST(ForcedPages, SinksRecentAndThePartialPageAreInsideTheBudget) {
+  for (const int page_size : {1, 3, 16}) {
+    for (const int sinks : {0, 1, 2}) {
+      for (const int recent : {0, 1, 3}) {
+        const int least = sinks + recent + 1;
+        const PageBudget budget = PageBudget::Create((least + 2) * page_size, sinks * page_size, recent * page_size, page_size);
+        for (int length = (least + 2) * page_size + 1; length < 20 * page_size; ++length) {
+          const ForcedPages f = ForcedPages::Create(budget, length, page_size);
+          EXPECT_EQ(f.sinks, sinks);
+          EXPECT_EQ(f.pages, (length + page_size - 1) / page_size);
+          EXPECT_EQ(f.recent, length / page_size - recent);
+          EXPECT_EQ(f.sinks + f.free + f.pages - f.recent, least + 2);  // the whole budget is used
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quire
