@@ -1,0 +1,46 @@
+// Ranks as processes of an MPI job. No MPI header is needed to use this; a build without MPI has the same functions,
+// which then say so.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/base/status.h"
+#include "parallel/communicator.h"
+
+namespace quire {
+
+// True when this build has MPI.
+bool HasMpi();
+
+// True when the process was started by an MPI launcher (judged by the environment; starts nothing).
+bool LaunchedByMpi();
+
+// Owns MPI_Init_thread and MPI_Finalize, unless the program has initialised MPI itself: then it does neither.
+class MpiEnvironment {
+ public:
+  // FAILED_PRECONDITION when MPI gives less than MPI_THREAD_SERIALIZED; UNIMPLEMENTED in a build without MPI.
+  static Result<std::unique_ptr<MpiEnvironment>> Create();
+  ~MpiEnvironment();
+  MpiEnvironment(const MpiEnvironment&) = delete;
+  MpiEnvironment& operator=(const MpiEnvironment&) = delete;
+
+ private:
+  explicit MpiEnvironment(bool owned) : owned_(owned) {}
+  bool owned_;
+};
+
+struct MpiTopology {
+  int rank = 0, size = 1;              // in the world
+  int local_rank = 0, local_size = 1;  // among the ranks that share this node's memory
+  std::string host;
+};
+Result<MpiTopology> QueryMpiTopology();
+
+// All ranks of the world, over a communicator of our own with MPI_ERRORS_RETURN. Collective.
+Result<std::unique_ptr<Communicator>> MakeMpiCommunicator();
+
+// Ends the whole job with `code`, from any thread and rank. Does not return.
+[[noreturn]] void AbortMpiJob(int code);
+
+}  // namespace quire
