@@ -60,6 +60,8 @@ struct AttentionStats {
   int64_t pages_total = 0;
   double selection_seconds = 0;
   double attention_seconds = 0;
+  // The same counts by decode row, in the order of the batch's decode chunks.
+  std::vector<int64_t> row_pages_read, row_pages_total;
 };
 
 // Called, when set, with each selection made: for tests and evaluation (recall, equality over ranks).
@@ -74,6 +76,9 @@ struct DecoderOptions {
   int max_logit_rows = 0;
   int64_t max_length = 0;  // longest sequence, for selection scratch
 };
+
+// Bytes of the rows between kernels that Create makes; attention workspaces come on top as lengths and batches grow.
+size_t DecoderScratchBytes(const ModelConfig& config, const ShardPlan& plan, const DecoderOptions& options);
 
 class Decoder {
  public:

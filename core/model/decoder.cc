@@ -1,0 +1,306 @@
+// The forward pass, top to bottom. Rows are f32 throughout; scratch is made once. Rows run in the order of
+// DecoderRows; in the last layer only the rows whose logits are wanted go on after attention.
+#include "core/model/decoder.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "core/base/check.h"
+#include "core/model/decoder_attention.h"
+#include "core/model/decoder_rope.h"
+#include "core/model/decoder_rows.h"
+#include "kernels/elementwise.h"
+#include "kernels/linear.h"
+
+namespace quire {
+namespace {
+
+// The rows of a step between kernels; all dense f32.
+struct Scratch {
+  float* residual = nullptr;  // [max_rows][hidden]
+  float* normed = nullptr;    // [max_rows][hidden]
+  float* partial = nullptr;   // [max_rows][hidden] this rank's part of a sum over ranks
+  float* qkv = nullptr;       // [max_rows][(q_heads + 2 * kv_heads) * head_dim]
+  float* attended = nullptr;  // [max_rows][q_heads * head_dim]
+  float* gate_up = nullptr;   // [max_rows][2 * ffn]
+  float* mlp = nullptr;       // [max_rows][ffn]
+  float* cos_sin = nullptr;   // [max_rows][2][rotary_dim / 2]
+  float* last_residual = nullptr;  // [max_logit_rows][hidden] rows with logits, in the last layer
+  float* last_attended = nullptr;  // [max_logit_rows][q_heads * head_dim]
+  Buffer memory;
+};
+
+// What each pointer of Scratch points to, in elements.
+std::vector<std::pair<float* Scratch::*, int64_t>> ScratchParts(const ModelConfig& config, const ShardPlan& plan,
+                                                                const DecoderOptions& options) {
+  const int64_t rows = options.max_rows, last = options.max_logit_rows, d = config.head_dim;
+  const int64_t q = plan.q_heads.size() * d, qkv = q + 2 * plan.kv_heads.size() * d, ffn = plan.ffn.size();
+  std::vector<std::pair<float* Scratch::*, int64_t>> parts = {
+      {&Scratch::residual, rows * config.hidden},      {&Scratch::normed, rows * config.hidden},
+      {&Scratch::partial, rows * config.hidden},       {&Scratch::qkv, rows * qkv},
+      {&Scratch::attended, rows * q},                  {&Scratch::gate_up, rows * 2 * ffn},
+      {&Scratch::mlp, rows * ffn},                     {&Scratch::cos_sin, rows * config.rope.rotary_dim},
+      {&Scratch::last_residual, last * config.hidden}, {&Scratch::last_attended, last * q},
+  };
+  constexpr int64_t kAlign = Buffer::kAlignment / sizeof(float);
+  for (auto& [pointer, elements] : parts) elements = (elements + kAlign - 1) / kAlign * kAlign;
+  return parts;
+}
+
+Result<Scratch> MakeScratch(const ModelConfig& config, const ShardPlan& plan, const DecoderOptions& options) {
+  Scratch s;
+  ASSIGN_OR_RETURN(s.memory, Buffer::Create(DecoderScratchBytes(config, plan, options)));
+  float* next = reinterpret_cast<float*>(s.memory.data());
+  for (const auto& [pointer, elements] : ScratchParts(config, plan, options)) {
+    s.*pointer = next;
+    next += elements;
+  }
+  return s;
+}
+
+// What the config may ask for but the forward pass doesn't do: refused by name, never run wrongly.
+Status CheckSupported(const ModelConfig& config) {
+  if (config.activation != Activation::kSilu) {
+    return Unimplemented("'" + config.name + "' wants a GELU activation; this build runs models with SiLU only");
+  }
+  const int rotary = config.rope.rotary_dim;
+  if (rotary < 0 || rotary % 2 != 0 || rotary > config.head_dim) {
+    return InvalidArgument("'" + config.name + "' rotates " + std::to_string(rotary) + " of " +
+                           std::to_string(config.head_dim) + " channels of a head; an even part of them can be");
+  }
+  return OkStatus();
+}
+
+// Weights and plan come from the same config by our own hands, so a mismatch is a bug.
+void CheckShapes(const ModelConfig& config, const ShardPlan& plan, const ModelWeights& weights) {
+  const int64_t d = config.head_dim, q = plan.q_heads.size() * d, kv = plan.kv_heads.size() * d;
+  CHECK_EQ(static_cast<int>(weights.layers.size()), config.layers);
+  CHECK_EQ(weights.embedding.rows(), plan.vocab.size());
+  CHECK_EQ(weights.head_or_embedding().rows(), plan.vocab.size());
+  for (const LayerWeights& w : weights.layers) {
+    CHECK_EQ(w.qkv.rows(), q + 2 * kv);
+    CHECK_EQ(w.qkv.cols(), config.hidden);
+    CHECK_EQ(w.out.rows(), config.hidden);
+    CHECK_EQ(w.out.cols(), q);
+    CHECK_EQ(w.gate_up.rows(), 2 * plan.ffn.size());
+    CHECK_EQ(w.down.cols(), plan.ffn.size());
+  }
+}
+
+// The tensor's elements, or null where the model has none.
+const float* OrNull(const Tensor& tensor) { return tensor.bytes() == 0 ? nullptr : tensor.data<float>(); }
+
+}  // namespace
+
+size_t DecoderScratchBytes(const ModelConfig& config, const ShardPlan& plan, const DecoderOptions& options) {
+  size_t bytes = 0;
+  for (const auto& [pointer, elements] : ScratchParts(config, plan, options)) {
+    bytes += static_cast<size_t>(elements) * sizeof(float);
+  }
+  return bytes;
+}
+
+struct Decoder::Impl {
+  Impl(const Context& context, const ModelConfig& model, const ShardPlan& shard, AttentionRunner runner)
+      : ctx(context), config(model), plan(shard), attention(std::move(runner)), rope(model.rope) {}
+
+  Context ctx;
+  ModelConfig config;
+  ShardPlan plan;
+  AttentionRunner attention;
+  RopeTables rope;
+  const ModelWeights* weights = nullptr;
+  Communicator* comm = nullptr;
+  DecoderOptions options;
+  std::vector<int> kind_of_layer;  // [layers] index into the step's caches
+  std::vector<int> index_in_kind;  // [layers]
+  std::vector<int> kind_windows;   // [kinds]
+  Scratch scratch;
+  DecoderRows rows;
+  AttentionStats stats;
+  // The rows that run now: all of the step, and in the last layer after attention those with logits.
+  float* residual = nullptr;
+  float* attended = nullptr;
+  int64_t live_rows = 0;
+
+  Status Forward(const ForwardBatch& batch, float* logits);
+  Status EmbedRows();
+  void ProjectQkv(int layer);
+  Status Attend(const ForwardBatch& batch, int layer);
+  void KeepLogitRows();
+  Status ProjectOut(int layer);
+  Status Mlp(int layer);
+  void Logits(float* logits);
+  // partial = sum over ranks of partial.
+  Status SumPartial();
+};
+
+Status Decoder::Impl::SumPartial() {
+  if (plan.tp == 1) return OkStatus();
+  return comm->AllReduce({scratch.partial, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream);
+}
+
+Status Decoder::Impl::EmbedRows() {
+  const Weight& table = weights->embedding;
+  for (const int32_t token : rows.tokens) CHECK(token >= 0 && token < config.vocab);
+  Embed(ctx, table.data(), table.dtype(), plan.vocab.begin, plan.vocab.size(), rows.tokens.data(), live_rows,
+        config.hidden, residual);
+  if (plan.tp == 1) return OkStatus();
+  return comm->AllReduce({residual, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream);
+}
+
+void Decoder::Impl::ProjectQkv(int layer) {
+  const LayerWeights& w = weights->layers[layer];
+  Scratch& s = scratch;
+  const float* norm = w.attn_norm.data<float>();
+  if (layer == 0) {
+    RmsNorm(ctx, residual, norm, config.norm_eps, live_rows, config.hidden, s.normed);
+  } else {
+    AddRmsNorm(ctx, s.partial, residual, norm, config.norm_eps, live_rows, config.hidden, s.normed);
+  }
+  const int q_heads = static_cast<int>(plan.q_heads.size()), kv_heads = static_cast<int>(plan.kv_heads.size());
+  const int d = config.head_dim;
+  const int64_t width = w.qkv.rows();
+  Linear(ctx, s.normed, config.hidden, live_rows, w.qkv, OrNull(w.qkv_bias), s.qkv, width);
+  if (config.qk_norm) {
+    HeadRmsNorm(ctx, s.qkv, width, w.q_norm.data<float>(), config.norm_eps, live_rows, q_heads, d);
+    HeadRmsNorm(ctx, s.qkv + int64_t{q_heads} * d, width, w.k_norm.data<float>(), config.norm_eps, live_rows, kv_heads,
+                d);
+  }
+  if (rope.half() == 0) return;
+  // q and k stand side by side in a row, so one call rotates both.
+  Rope(ctx, {.x = s.qkv,
+             .x_stride = width,
+             .rows = live_rows,
+             .heads = q_heads + kv_heads,
+             .head_dim = d,
+             .rotary_dim = config.rope.rotary_dim,
+             .interleaved = config.rope.interleaved,
+             .positions = rows.pos.data(),
+             .cos_sin = s.cos_sin});
+}
+
+Status Decoder::Impl::Attend(const ForwardBatch& batch, int layer) {
+  const int kind = kind_of_layer[layer];
+  const CacheView& cache = batch.caches[kind];
+  const LayerAttention step{.layer = layer,
+                            .last = layer + 1 == config.layers,
+                            .window = kind_windows[kind],
+                            .pages = cache.layers[index_in_kind[layer]],
+                            .table = cache.table,
+                            .qkv = scratch.qkv,
+                            .out = scratch.attended};
+  return attention.Run(step, rows, stats);
+}
+
+void Decoder::Impl::KeepLogitRows() {
+  const int64_t hidden = config.hidden, width = plan.q_heads.size() * config.head_dim;
+  live_rows = static_cast<int64_t>(rows.logit_places.size());
+  for (int64_t i = 0; i < live_rows; ++i) {
+    const int64_t from = rows.logit_places[i];
+    std::memcpy(scratch.last_residual + i * hidden, residual + from * hidden, sizeof(float) * hidden);
+    std::memcpy(scratch.last_attended + i * width, attended + from * width, sizeof(float) * width);
+  }
+  residual = scratch.last_residual;
+  attended = scratch.last_attended;
+}
+
+Status Decoder::Impl::ProjectOut(int layer) {
+  const LayerWeights& w = weights->layers[layer];
+  Linear(ctx, attended, w.out.cols(), live_rows, w.out, OrNull(w.out_bias), scratch.partial, config.hidden);
+  return SumPartial();
+}
+
+Status Decoder::Impl::Mlp(int layer) {
+  const LayerWeights& w = weights->layers[layer];
+  Scratch& s = scratch;
+  const int64_t ffn = plan.ffn.size();
+  AddRmsNorm(ctx, s.partial, residual, w.mlp_norm.data<float>(), config.norm_eps, live_rows, config.hidden, s.normed);
+  if (ffn == 0) {  // more ranks than blocks of columns: this one adds nothing but, on rank 0, the bias
+    std::memset(s.partial, 0, sizeof(float) * live_rows * config.hidden);
+    return SumPartial();
+  }
+  Linear(ctx, s.normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
+  SiluMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
+  Linear(ctx, s.mlp, ffn, live_rows, w.down, OrNull(w.down_bias), s.partial, config.hidden);
+  return SumPartial();
+}
+
+void Decoder::Impl::Logits(float* logits) {
+  Scratch& s = scratch;
+  const Weight& head = weights->head_or_embedding();
+  AddRmsNorm(ctx, s.partial, residual, weights->final_norm.data<float>(), config.norm_eps, live_rows, config.hidden,
+             s.normed);
+  Linear(ctx, s.normed, config.hidden, live_rows, head, nullptr, logits, head.rows());
+}
+
+Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
+  CHECK_LE(static_cast<int64_t>(batch.tokens.size()), int64_t{options.max_rows});
+  CHECK_LE(static_cast<int64_t>(batch.logit_rows.size()), int64_t{options.max_logit_rows});
+  CHECK_EQ(batch.caches.size(), kind_windows.size());
+  stats = {};
+  rows.Build(batch);
+  stats.row_pages_read.assign(rows.decode_rows, 0);
+  stats.row_pages_total.assign(rows.decode_rows, 0);
+  live_rows = rows.rows;
+  if (live_rows == 0) return OkStatus();
+  residual = scratch.residual;
+  attended = scratch.attended;
+  rope.Fill(ctx, rows, scratch.cos_sin);
+  RETURN_IF_ERROR(EmbedRows());
+  for (int layer = 0; layer < config.layers; ++layer) {
+    ProjectQkv(layer);
+    RETURN_IF_ERROR(Attend(batch, layer));
+    if (layer + 1 == config.layers) {
+      KeepLogitRows();
+      if (live_rows == 0) return OkStatus();  // a chunk in the middle of a prompt: its K and V are all it is for
+    }
+    RETURN_IF_ERROR(ProjectOut(layer));
+    RETURN_IF_ERROR(Mlp(layer));
+  }
+  Logits(logits);
+  return OkStatus();
+}
+
+Decoder::Decoder(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Decoder::~Decoder() = default;
+Decoder::Decoder(Decoder&&) noexcept = default;
+
+Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, const ModelWeights* weights,
+                                const ShardPlan& plan, Communicator* comm, const DecoderOptions& options) {
+  CHECK(weights != nullptr && comm != nullptr && ctx.pool != nullptr);
+  CHECK_EQ(comm->size(), plan.tp);
+  CHECK_EQ(comm->rank(), plan.rank);
+  RETURN_IF_ERROR(CheckSupported(config));
+  if (options.max_rows < 1 || options.max_logit_rows < 1) {
+    return InvalidArgument("a decoder for " + std::to_string(options.max_rows) + " rows and " +
+                           std::to_string(options.max_logit_rows) + " rows of logits can't run; both must be at least 1");
+  }
+  CheckShapes(config, plan, *weights);
+  ASSIGN_OR_RETURN(AttentionRunner runner, AttentionRunner::Create(ctx, config, plan, comm, options.max_length));
+  auto impl = std::make_unique<Impl>(ctx, config, plan, std::move(runner));
+  impl->weights = weights;
+  impl->comm = comm;
+  impl->options = options;
+  impl->kind_of_layer.resize(config.layers);
+  impl->index_in_kind.resize(config.layers);
+  const std::vector<CacheKind> kinds = CacheKinds(config, plan);
+  for (size_t kind = 0; kind < kinds.size(); ++kind) {
+    impl->kind_windows.push_back(kinds[kind].window);
+    for (size_t i = 0; i < kinds[kind].layers.size(); ++i) {
+      impl->kind_of_layer[kinds[kind].layers[i]] = static_cast<int>(kind);
+      impl->index_in_kind[kinds[kind].layers[i]] = static_cast<int>(i);
+    }
+  }
+  ASSIGN_OR_RETURN(impl->scratch, MakeScratch(config, plan, options));
+  return Decoder(std::move(impl));
+}
+
+Status Decoder::Forward(const ForwardBatch& batch, float* logits) { return impl_->Forward(batch, logits); }
+const AttentionStats& Decoder::last_stats() const { return impl_->stats; }
+size_t Decoder::scratch_bytes() const { return impl_->scratch.memory.size() + impl_->attention.scratch_bytes(); }
+void Decoder::set_observer(SelectionObserver* observer) { impl_->attention.set_observer(observer); }
+
+}  // namespace quire

@@ -1,0 +1,64 @@
+// The attention of one layer of a step: appends the new K and V, lets each decode row's policy select, and runs
+// the decode and prefill kernels over runs of rows that share policy and density. Holds the kernels' workspaces.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/model/decoder.h"
+#include "core/model/decoder_rows.h"
+#include "core/model/decoder_scratch.h"
+
+namespace quire {
+
+// One layer's part of a step, as the decoder gives it.
+struct LayerAttention {
+  int layer = 0;
+  bool last = false;   // prefill rows without logits needn't attend
+  int window = 0;      // 0: none
+  LayerPages pages;
+  PageTableView table;
+  const float* qkv = nullptr;  // [rows][(q_heads + 2 * kv_heads) * head_dim], rotated; rows by place
+  float* out = nullptr;        // [rows][q_heads * head_dim]
+};
+
+class AttentionRunner {
+ public:
+  // comm outlives the runner. max_length: the longest sequence, 0 if unknown; selections are sized for it.
+  static Result<AttentionRunner> Create(const Context& ctx, const ModelConfig& config, const ShardPlan& plan,
+                                        Communicator* comm, int64_t max_length);
+
+  Status Run(const LayerAttention& step, DecoderRows& rows, AttentionStats& stats);
+
+  size_t scratch_bytes() const;
+  void set_observer(SelectionObserver* observer) { observer_ = observer; }
+
+ private:
+  // Consecutive decode rows [begin, end) that one call serves; policy null: dense.
+  struct DecodeRun {
+    int begin = 0, end = 0;
+    const AttentionPolicy* policy = nullptr;
+  };
+  DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
+  Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
+  Status RunPrefill(const LayerAttention& step, DecoderRows& rows);
+  // Fills selection_ for the run's rows.
+  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run);
+  // Where KV heads are replicated: the query group's rows of all replicas, so that each scores the whole group.
+  Status GatherGroup(const DecodeRun& run, SelectParams& params);
+
+  Context ctx_;
+  int q_heads_ = 0, kv_heads_ = 0, head_dim_ = 0;  // local
+  int64_t qkv_width_ = 0;
+  float scale_ = 1.0f;
+  int64_t max_length_ = 0;
+  Communicator* comm_ = nullptr;
+  SelectionObserver* observer_ = nullptr;
+  std::vector<ShardPlan> replicated_;  // all ranks' plans when any KV head has replicas, else empty
+  int rank_ = 0;
+  std::vector<int64_t> counts_;
+  SelectionView selection_;
+  GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
+};
+
+}  // namespace quire

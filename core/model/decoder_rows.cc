@@ -1,0 +1,81 @@
+#include "core/model/decoder_rows.h"
+
+#include <algorithm>
+
+#include "core/base/check.h"
+
+namespace quire {
+
+void DecoderRows::Build(const ForwardBatch& batch) {
+  rows = static_cast<int>(batch.tokens.size());
+  decode_rows = 0;
+  for (auto* v : {&place, &source, &tokens, &seq, &pos, &len, &rope_len}) v->resize(rows);
+  prefill.clear();
+  order_.clear();
+  for (const ForwardChunk& chunk : batch.chunks) {
+    if (!chunk.decode) break;
+    CHECK_EQ(chunk.rows, 1);
+    CHECK_EQ(chunk.first_row, decode_rows);
+    order_.push_back(&chunk);
+    ++decode_rows;
+  }
+  // Policies in the order of their first rows (never of their addresses), dense ones before all.
+  const auto rank_of = [&](const AttentionPolicy* p) -> int32_t {
+    if (p == nullptr) return -1;
+    for (const ForwardChunk& chunk : batch.chunks) {
+      if (chunk.policy == p) return chunk.first_row;
+    }
+    return 0;
+  };
+  std::sort(order_.begin(), order_.end(), [&](const ForwardChunk* a, const ForwardChunk* b) {
+    if (a->policy != b->policy) return rank_of(a->policy) < rank_of(b->policy);
+    if (a->start_pos != b->start_pos) return a->start_pos < b->start_pos;
+    return a->first_row < b->first_row;
+  });
+  policy.resize(decode_rows);
+  const auto put = [&](int to, const ForwardChunk& chunk, int row) {
+    const int from = chunk.first_row + row;
+    place[from] = to;
+    source[to] = from;
+    tokens[to] = batch.tokens[from];
+    seq[to] = chunk.seq;
+    pos[to] = chunk.start_pos + row;
+    len[to] = pos[to] + 1;
+    rope_len[to] = chunk.rope_length > 0 ? chunk.rope_length : chunk.start_pos + chunk.rows;
+  };
+  for (int i = 0; i < decode_rows; ++i) {
+    policy[i] = order_[i]->policy;
+    put(i, *order_[i], 0);
+  }
+  int next = decode_rows;
+  for (const ForwardChunk& chunk : batch.chunks.subspan(decode_rows)) {
+    CHECK(!chunk.decode);  // all decode chunks come first
+    CHECK_EQ(chunk.first_row, next);
+    CHECK_LE(chunk.rows, rows - next);
+    for (int row = 0; row < chunk.rows; ++row) put(next + row, chunk, row);
+    next += chunk.rows;
+    prefill.push_back({chunk.seq, chunk.first_row, chunk.rows, chunk.start_pos});
+  }
+  CHECK_EQ(next, rows);
+  logit_places.clear();
+  for (const int32_t row : batch.logit_rows) {
+    CHECK(row >= 0 && row < rows);
+    logit_places.push_back(place[row]);
+  }
+}
+
+const std::vector<PrefillChunk>& DecoderRows::PrefillWithLogits() {
+  trimmed_.clear();
+  for (const PrefillChunk& chunk : prefill) {
+    int first = chunk.rows;  // of the chunk's rows
+    for (const int32_t p : logit_places) {
+      const int row = p - chunk.first_row;
+      if (row >= 0 && row < first) first = row;
+    }
+    if (first == chunk.rows) continue;
+    trimmed_.push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
+  }
+  return trimmed_;
+}
+
+}  // namespace quire

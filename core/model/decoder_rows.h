@@ -1,0 +1,38 @@
+// The rows of one step in the order in which the decoder runs them: decode rows first, sorted so that rows that
+// one kernel call can serve stand together (same policy, then by length, for the dense-or-sparse switch depends on it);
+// then the prefill chunks as given. Only the order of rows depends on the batch, never a row's arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/model/decoder.h"
+#include "kernels/attention_prefill.h"
+
+namespace quire {
+
+struct DecoderRows {
+  int rows = 0;
+  int decode_rows = 0;            // the first of the rows
+  std::vector<int32_t> place;     // [rows] where the caller's row stands
+  std::vector<int32_t> source;    // [rows] the caller's row that stands at a place
+  std::vector<int32_t> tokens;    // [rows] by place, as all that follow
+  std::vector<int32_t> seq;       // index into the tables
+  std::vector<int32_t> pos;       // position of the token
+  std::vector<int32_t> len;       // pos + 1: tokens that the row sees
+  std::vector<int32_t> rope_len;  // length that dynamic rope scaling counts with
+  std::vector<const AttentionPolicy*> policy;  // [decode_rows], null: dense
+  std::vector<PrefillChunk> prefill;
+  std::vector<int32_t> logit_places;  // places of the batch's logit rows, in its order
+
+  // Memory grows to the largest step seen and stays. CHECKs what ForwardBatch promises.
+  void Build(const ForwardBatch& batch);
+  // The chunks from their first row with logits on: all that the last layer needs to attend with.
+  const std::vector<PrefillChunk>& PrefillWithLogits();
+
+ private:
+  std::vector<const ForwardChunk*> order_;
+  std::vector<PrefillChunk> trimmed_;
+};
+
+}  // namespace quire
