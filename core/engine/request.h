@@ -43,10 +43,12 @@ struct GenerationRequest {
   std::vector<int32_t> prompt;   // token ids, not empty
   SamplingParams sampling;
   StoppingParams stopping;
-  int logprobs = -1;             // ≥ 0: log-probability of each chosen token and of that many best ones; −1: none
+  // ≥ 0: log-probability of each chosen token and of that many best ones; −1: none. Of the model's own distribution:
+  // the raw logits, before bias, penalties and temperature.
+  int logprobs = -1;
   int prompt_logprobs = -1;      // the same for every prompt token but the first
   std::optional<AttentionSpec> attention;  // absent: the engine's default
-  int priority = 0;              // lower first
+  int priority = 0;              // lower first; 256 steps of waiting make up for one
   // Teacher forcing: these tokens are taken instead of sampled ones, each as a decode step with the request's own policy,
   // logprobs reported as for sampled ones. Ends after the last. Used by evaluation.
   std::vector<int32_t> forced;
@@ -65,8 +67,9 @@ struct TokenLogprobs {
   std::vector<TokenLogprob> top;  // by descending logprob
 };
 
+// Rows that a preempted sequence recomputes are not counted again, so the sums don't depend on who else was there.
 struct AttentionUsage {
-  int64_t pages_read = 0;   // sums over the request's decode steps, layers and KV heads of all ranks
+  int64_t pages_read = 0;   // sums over the sequence's decode steps, layers and KV heads of all ranks
   int64_t pages_total = 0;
 };
 
@@ -88,7 +91,7 @@ struct TokenEvent {
   std::string matched_stop;           // stop string
   std::optional<int32_t> matched_stop_id;
   // Valid when finished:
-  int prompt_tokens = 0, completion_tokens = 0;
+  int prompt_tokens = 0, completion_tokens = 0;  // completion: the ids of all events; a stop id left out doesn't count
   int preemptions = 0;
   AttentionUsage attention;
   RequestTimings timings;

@@ -1,0 +1,276 @@
+#include "core/engine/engine_plan.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <limits>
+#include <string>
+
+#include "core/model/decoder.h"
+#include "kernels/attention_decode.h"
+#include "kernels/attention_prefill.h"
+#include "kernels/linear.h"
+
+namespace quire {
+namespace {
+
+// Share of the memory left after weights and scratch that the cache takes when nobody said how much.
+constexpr double kCacheShare = 0.5;
+// Rows of prompts a step whose logits are kept for prompt_logprobs.
+constexpr int kPromptLogits = 64;
+constexpr int kMaxThreads = 4096;
+
+Status CheckAtLeast(const char* name, int64_t value, int64_t least) {
+  if (value >= least) return OkStatus();
+  return InvalidArgument(std::string(name) + " is " + std::to_string(value) + "; it must be at least " +
+                         std::to_string(least));
+}
+
+// The most positions the model can be asked for: rope scaling that was not counted in max_position reaches further.
+int64_t LongestContext(const ModelConfig& config) {
+  const auto stretched = [&](int64_t length) {
+    return static_cast<int64_t>(static_cast<double>(length) * config.rope.factor);
+  };
+  switch (config.rope.scaling) {
+    case RopeScaling::kLinear:
+    case RopeScaling::kDynamic: return std::max(config.max_position, stretched(config.max_position));
+    case RopeScaling::kYarn: return std::max(config.max_position, stretched(config.rope.original_max_position));
+    case RopeScaling::kNone:
+    case RopeScaling::kLlama3: return config.max_position;
+  }
+  return config.max_position;
+}
+
+Status CheckContext(const EngineOptions& options, const ModelConfig& config) {
+  if (const int64_t most = LongestContext(config); options.max_model_len > most) {
+    return InvalidArgument("max_model_len is " + std::to_string(options.max_model_len) + "; " + config.name +
+                           " knows positions up to " + std::to_string(most));
+  }
+  return OkStatus();
+}
+
+// Bytes of packed copies that the matrix unit wants per byte of weights on this machine: asked of a small weight.
+Result<double> PackedShare(const Context& ctx, DType dtype) {
+  constexpr int64_t kSide = 256;
+  ASSIGN_OR_RETURN(Tensor tensor, Tensor::Create(dtype, {kSide, kSide}));
+  ASSIGN_OR_RETURN(Weight weight, Weight::Own(std::move(tensor)));
+  RETURN_IF_ERROR(PrepareWeight(ctx, weight));
+  return static_cast<double>(weight.packed_bytes()) / static_cast<double>(weight.bytes());
+}
+
+// Bytes of this rank's slices, as LoadWeights holds them. packed: of copies per byte.
+size_t WeightBytesOf(const ModelConfig& config, const ShardPlan& shard, DType dtype, double packed) {
+  const int64_t hidden = config.hidden;
+  const int64_t q = shard.q_heads.size() * config.head_dim;
+  const int64_t kv = shard.kv_heads.size() * config.head_dim;
+  const int64_t ffn = shard.ffn.size();
+  const bool first = shard.rank == 0;
+  const int64_t matrices = (q + 2 * kv) * hidden + hidden * q + 3 * ffn * hidden;
+  int64_t vectors = 2 * hidden;
+  if (config.qkv_bias) vectors += q + 2 * kv;
+  if (config.qk_norm) vectors += 2 * config.head_dim;
+  if (config.out_bias && first) vectors += hidden;
+  if (config.mlp_bias) vectors += 2 * ffn + (first ? hidden : 0);
+  // The head is multiplied with; an embedding of its own is only looked up, and so not packed.
+  const int64_t head = shard.vocab.size() * hidden;
+  const int64_t embedding = config.tie_embeddings ? 0 : head;
+  const double products = static_cast<double>((config.layers * matrices + head) * ElementSize(dtype));
+  return static_cast<size_t>(products * (1 + packed)) + static_cast<size_t>(embedding * ElementSize(dtype)) +
+         static_cast<size_t>((config.layers * vectors + hidden) * 4);
+}
+
+CacheConfig MakeCacheConfig(const EnginePlan& plan, const ModelConfig& config) {
+  CacheConfig cache;
+  cache.page_size = plan.options.page_size;
+  cache.metadata = false;
+  for (const auto& policy : plan.policies) cache.metadata |= policy->Declare().min_max;
+  for (const CacheKind& kind : CacheKinds(config, plan.shard)) {
+    cache.groups.push_back({kind.layers, kind.kv_heads, kind.k_dim, kind.v_dim, kind.window, plan.cache_dtype});
+  }
+  return cache;
+}
+
+// Workspaces of attention and selection when every slot decodes at the length that the cache has room for.
+size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig& config) {
+  const ExecutorOptions& executor = plan.executor;
+  const int rows = executor.limits.slots;
+  const int64_t max_length = executor.limits.max_length;
+  const std::vector<int32_t> row_seq(static_cast<size_t>(rows));
+  size_t workspace = 0;
+  size_t selection = 0;
+  for (int g = 0; g < executor.limits.cache_groups; ++g) {
+    const PageFormat format = FormatOf(executor.cache, g);
+    const int64_t room = int64_t{executor.capacity[g].pages} * format.page_size / rows;
+    const int window = executor.cache.groups[g].window;
+    const int64_t length = window > 0 ? max_length : std::clamp<int64_t>(room, 1, max_length);
+    const std::vector<int32_t> row_len(static_cast<size_t>(rows), static_cast<int32_t>(length));
+    AttentionPrefillParams prefill;
+    prefill.q_heads = static_cast<int>(plan.shard.q_heads.size());
+    prefill.table.format = format;
+    workspace = std::max(workspace, AttentionPrefillWorkspace(ctx, prefill));
+    AttentionDecodeParams decode;
+    decode.rows = rows;
+    decode.q_heads = static_cast<int>(plan.shard.q_heads.size());
+    decode.row_seq = row_seq.data();
+    decode.row_len = row_len.data();
+    decode.table.format = format;
+    decode.window = window;
+    workspace = std::max(workspace, AttentionDecodeWorkspace(decode));
+    if (window > 0) continue;  // such layers attend to their window, whatever the policy
+    for (const auto& policy : plan.policies) {
+      if (policy->IsDense(length, config.layers - 1, format.page_size)) continue;
+      SelectParams select;
+      select.rows = rows;
+      select.q_heads = decode.q_heads;
+      select.row_seq = row_seq.data();
+      select.row_len = row_len.data();
+      select.table.format = format;
+      workspace = std::max(workspace, policy->SelectWorkspace(select));
+      const size_t lists = static_cast<size_t>(rows) * format.kv_heads;
+      selection = std::max(selection, lists * (policy->MaxPages(max_length, format.page_size) + 1) * sizeof(int32_t));
+    }
+  }
+  return workspace + selection;
+}
+
+}  // namespace
+
+Status CheckEngineOptions(const EngineOptions& options) {
+  RETURN_IF_ERROR(CheckAtLeast("threads", options.threads, 0));
+  RETURN_IF_ERROR(CheckAtLeast("max_num_seqs", options.max_num_seqs, 1));
+  RETURN_IF_ERROR(CheckAtLeast("page_size", options.page_size, 1));
+  RETURN_IF_ERROR(CheckAtLeast("kv_cache_bytes", options.kv_cache_bytes, 0));
+  RETURN_IF_ERROR(CheckAtLeast("max_model_len", options.max_model_len, 0));
+  if (options.max_num_batched_tokens < options.max_num_seqs) {
+    return InvalidArgument("max_num_batched_tokens is " + std::to_string(options.max_num_batched_tokens) +
+                           "; it must be at least max_num_seqs (" + std::to_string(options.max_num_seqs) +
+                           "), for a step has a row for each running sequence");
+  }
+  if (options.threads > kMaxThreads) {
+    return InvalidArgument("threads is " + std::to_string(options.threads) + "; it must be at most " +
+                           std::to_string(kMaxThreads));
+  }
+  if (options.max_model_len == 1) return InvalidArgument("max_model_len is 1; a prompt and a token need at least 2");
+  if (options.attention.empty()) return InvalidArgument("no attention policy is given; name at least 'dense'");
+  return OkStatus();
+}
+
+size_t MappedBytes(const Checkpoint& checkpoint, DType dtype) {
+  size_t bytes = 0;
+  // Matrices that Linear multiplies with as one; they must lie one behind the other.
+  const auto add = [&](std::initializer_list<Param> params, int layer) {
+    size_t joined = 0;
+    const std::byte* end = nullptr;
+    for (const Param param : params) {
+      const std::string name = checkpoint.TensorName(param, layer);
+      const TensorInfo* info = checkpoint.weights->Find(name);
+      const auto* begin = static_cast<const std::byte*>(checkpoint.weights->Mapped(name, dtype));
+      if (info == nullptr || begin == nullptr || (end != nullptr && begin != end)) return;
+      const size_t size = static_cast<size_t>(info->rows * info->cols * ElementSize(dtype));
+      joined += size;
+      end = begin + size;
+    }
+    bytes += joined;
+  };
+  add({Param::kEmbedding}, 0);
+  if (!checkpoint.config.tie_embeddings) add({Param::kHead}, 0);
+  for (int layer = 0; layer < checkpoint.config.layers; ++layer) {
+    add({Param::kQ, Param::kK, Param::kV}, layer);
+    add({Param::kO}, layer);
+    add({Param::kGate, Param::kUp}, layer);
+    add({Param::kDown}, layer);
+  }
+  return bytes;
+}
+
+Status CheckMemory(const EnginePlan& plan, size_t mapped, size_t available) {
+  const MemoryBytes& memory = plan.memory;
+  const size_t weights = memory.weights - std::min(memory.weights, mapped);
+  const size_t cache = memory.kv_cache + memory.kv_metadata;
+  const size_t needed = weights + memory.scratch + cache;
+  if (available == 0 || needed <= available) return OkStatus();
+  return ResourceExhausted("the engine needs " + std::to_string(needed) + " bytes: " + std::to_string(weights) +
+                           " of weights beside those read in place, " + std::to_string(cache) + " of cache and " +
+                           std::to_string(memory.scratch) + " of scratch; " + std::to_string(available) +
+                           " are available. Give a smaller kv_cache_bytes, or lower max_num_seqs and "
+                           "max_num_batched_tokens, which decide the scratch");
+}
+
+Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const ModelConfig& config, size_t available) {
+  RETURN_IF_ERROR(CheckEngineOptions(options));
+  RETURN_IF_ERROR(CheckContext(options, config));
+  EnginePlan plan;
+  plan.dtype = config.dtype;
+  if (options.dtype != "auto") {
+    ASSIGN_OR_RETURN(plan.dtype, ParseFloatDType(options.dtype));
+  }
+  plan.cache_dtype = plan.dtype;
+  if (options.kv_cache_dtype != "auto") {
+    ASSIGN_OR_RETURN(plan.cache_dtype, ParseFloatDType(options.kv_cache_dtype));
+  }
+  options.dtype = DTypeName(plan.dtype);
+  options.kv_cache_dtype = DTypeName(plan.cache_dtype);
+  if (options.max_model_len == 0) options.max_model_len = config.max_position;
+  if (options.max_model_len > std::numeric_limits<int32_t>::max() / 2) {
+    return InvalidArgument("max_model_len is " + std::to_string(options.max_model_len) +
+                           "; positions are 32-bit numbers");
+  }
+  ASSIGN_OR_RETURN(plan.shard, ShardPlan::Create({config.q_heads, config.kv_heads, config.ffn, config.vocab, 1}, 1, 0));
+  for (const AttentionSpec& spec : options.attention) {
+    ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, options.page_size));
+    plan.policies.push_back(std::move(policy));
+  }
+  plan.options = std::move(options);
+  const EngineOptions& o = plan.options;
+
+  ExecutorOptions& executor = plan.executor;
+  executor.cache = MakeCacheConfig(plan, config);
+  RETURN_IF_ERROR(ValidateCacheConfig(executor.cache));
+  executor.limits.slots = o.max_num_seqs;
+  executor.limits.cache_groups = static_cast<int32_t>(executor.cache.groups.size());
+  executor.limits.policies = static_cast<int32_t>(plan.policies.size());
+  executor.limits.max_rows = o.max_num_batched_tokens;
+  executor.limits.max_logit_rows = std::min(o.max_num_batched_tokens, o.max_num_seqs + kPromptLogits);
+  executor.limits.vocab = config.vocab;
+  executor.limits.max_length = o.max_model_len;
+  plan.scheduler = {o.max_num_seqs, o.max_num_batched_tokens, kPromptLogits};
+
+  ASSIGN_OR_RETURN(const double packed, PackedShare(ctx, plan.dtype));
+  plan.memory.weights = WeightBytesOf(config, plan.shard, plan.dtype, packed);
+  plan.memory.scratch = Executor::OwnScratchBytes(executor.limits) +
+                        DecoderScratchBytes(config, plan.shard,
+                                            {.max_rows = executor.limits.max_rows,
+                                             .max_logit_rows = executor.limits.max_logit_rows,
+                                             .max_length = o.max_model_len});
+
+  // The cache: what was asked for; else enough for every sequence at full length, but no more than a share of what
+  // is left.
+  if (o.kv_cache_bytes > 0) {
+    ASSIGN_OR_RETURN(executor.capacity,
+                     PlanCapacity(executor.cache, o.kv_cache_bytes, o.max_num_seqs, o.max_num_batched_tokens));
+  } else {
+    const size_t others = plan.memory.weights + plan.memory.scratch;
+    const int64_t most =
+        static_cast<int64_t>(kCacheShare * static_cast<double>(available - std::min(available, others)));
+    double wanted = 0;  // in floating point: it may be more than any number of pages has
+    for (int g = 0; g < executor.limits.cache_groups; ++g) {
+      wanted += static_cast<double>(MaxLivePages(executor.cache, g, o.max_model_len, o.max_num_batched_tokens)) *
+                o.max_num_seqs * static_cast<double>(PageBytes(executor.cache, g));
+    }
+    if (wanted <= static_cast<double>(most)) {
+      executor.capacity = CapacityFor(executor.cache, o.max_model_len, o.max_num_seqs, o.max_num_batched_tokens);
+    } else {
+      ASSIGN_OR_RETURN(executor.capacity, PlanCapacity(executor.cache, most, o.max_num_seqs, o.max_num_batched_tokens));
+    }
+  }
+  plan.memory.scratch += AttentionScratch(ctx, plan, config);
+  for (size_t g = 0; g < executor.capacity.size(); ++g) {
+    const int group = static_cast<int>(g);
+    plan.memory.kv_cache += static_cast<size_t>(executor.capacity[g].pages * PageBytes(executor.cache, group));
+    plan.memory.kv_metadata +=
+        static_cast<size_t>(executor.capacity[g].metadata_groups * MetadataGroupBytes(executor.cache, group));
+  }
+  plan.options.kv_cache_bytes = static_cast<int64_t>(plan.memory.kv_cache + plan.memory.kv_metadata);
+  return plan;
+}
+
+}  // namespace quire

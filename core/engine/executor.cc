@@ -1,0 +1,196 @@
+#include "core/engine/executor.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "core/base/check.h"
+
+namespace quire {
+
+Executor::Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler)
+    : ctx_(ctx), storage_(std::move(storage)), decoder_(std::move(decoder)), sampler_(std::move(sampler)) {}
+
+size_t Executor::OwnScratchBytes(const PlanLimits& limits) {
+  return static_cast<size_t>(limits.max_logit_rows) * limits.vocab * sizeof(float) +
+         Sampler::ScratchBytes(limits.vocab, limits.max_logit_rows, limits.slots);
+}
+
+size_t Executor::scratch_bytes() const { return OwnScratchBytes(options_.limits) + decoder_.scratch_bytes(); }
+
+Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const ModelConfig& config,
+                                                   const ModelWeights* weights, const ShardPlan& shard,
+                                                   Communicator* comm, std::vector<const AttentionPolicy*> policies,
+                                                   ExecutorOptions options) {
+  if (comm->size() != 1) {
+    return Unimplemented("the engine runs on one rank; this group has " + std::to_string(comm->size()));
+  }
+  const PlanLimits& limits = options.limits;
+  ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
+  ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
+                                                    {.max_rows = limits.max_rows,
+                                                     .max_logit_rows = limits.max_logit_rows,
+                                                     .max_length = limits.max_length}));
+  ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(ctx, limits.vocab, limits.max_logit_rows, limits.slots));
+  ASSIGN_OR_RETURN(Buffer logits,
+                   Buffer::Create(static_cast<size_t>(limits.max_logit_rows) * limits.vocab * sizeof(float)));
+  std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(decoder), std::move(sampler)));
+  executor->logits_ = std::move(logits);
+  executor->policies_ = std::move(policies);
+  executor->first_kv_head_ = static_cast<int>(shard.kv_heads.begin);
+  executor->slots_.resize(limits.slots);
+  const size_t groups = options.cache.groups.size();
+  for (Slot& slot : executor->slots_) slot.tables.resize(groups);
+  executor->batches_.resize(groups);
+  executor->views_.resize(groups);
+  for (size_t g = 0; g < groups; ++g) {
+    for (int layer : options.cache.groups[g].layers)
+      executor->views_[g].layers.push_back(executor->storage_.Layer(layer));
+  }
+  executor->options_ = std::move(options);
+  return executor;
+}
+
+void Executor::UpdateSlots(const StepPlan& plan) {
+  for (int32_t s : plan.ends) {
+    Slot& slot = slots_[s];
+    slot.live = false;
+    slot.tokens.clear();
+    slot.history.Clear();
+    for (PageTable& table : slot.tables) table = {};
+  }
+  for (const SlotStart& start : plan.starts) {
+    Slot& slot = slots_[start.slot];
+    CHECK(!slot.live);
+    slot.live = true;
+    slot.sequence = start.sequence;
+    slot.output_begin = start.output_begin;
+    slot.tokens = start.tokens;
+    slot.sampler = start.sampler;
+    if (!start.sampler.has_penalties()) continue;
+    for (size_t i = 0; i < start.tokens.size(); ++i) {
+      if (i < static_cast<size_t>(start.output_begin)) {
+        slot.history.AddPrompt(start.tokens[i]);
+      } else {
+        slot.history.AddOutput(start.tokens[i]);
+      }
+    }
+  }
+  for (const SlotFork& fork : plan.forks) {
+    Slot& to = slots_[fork.to];
+    const Slot& from = slots_[fork.from];
+    CHECK(from.live && !to.live);
+    to.live = true;
+    to.sequence = fork.sequence;
+    to.output_begin = from.output_begin;
+    to.tokens = from.tokens;
+    to.sampler = from.sampler;
+    to.history = from.history;
+  }
+}
+
+void Executor::UpdateTables(const StepPlan& plan) {
+  for (const TableDelta& delta : plan.table_deltas) {
+    PageTable& table = slots_[delta.slot].tables[delta.cache_group];
+    std::vector<int32_t>& entries = delta.metadata == 0 ? table.pages : table.groups;
+    entries.resize(delta.size, -1);
+    std::copy_n(plan.table_values.begin() + delta.begin, delta.count, entries.begin() + delta.first);
+  }
+}
+
+void Executor::FillRandom(const RandomFill& fill) {
+  if (fill.length == 0) return;
+  const Slot& slot = slots_[fill.slot];
+  const int64_t pages = (fill.length + options_.cache.page_size - 1) / options_.cache.page_size;
+  const int64_t groups = (pages + kPagesPerGroup - 1) / kPagesPerGroup;
+  for (size_t g = 0; g < slot.tables.size(); ++g) {
+    const PageTable& table = slot.tables[g];
+    CHECK_GE(static_cast<int64_t>(table.pages.size()), pages);
+    const bool metadata = !table.groups.empty();
+    storage_.FillRandom(ctx_, static_cast<int>(g), {table.pages.data(), static_cast<size_t>(pages)},
+                        {table.groups.data(), metadata ? static_cast<size_t>(groups) : 0}, fill.length, fill.seed,
+                        first_kv_head_);
+  }
+}
+
+Status Executor::Forward(const StepPlan& plan, StepResult* result) {
+  tokens_.clear();
+  chunks_.clear();
+  for (TableBatch& batch : batches_) batch.Clear();
+  for (const PlanChunk& chunk : plan.chunks) {
+    const Slot& slot = slots_[chunk.slot];
+    CHECK(slot.live);
+    CHECK_LE(int64_t{chunk.start_pos} + chunk.rows, static_cast<int64_t>(slot.tokens.size()));
+    ForwardChunk forward;
+    for (size_t g = 0; g < batches_.size(); ++g) {
+      CHECK_GE(static_cast<int64_t>(slot.tables[g].pages.size()) * options_.cache.page_size,
+               int64_t{chunk.start_pos} + chunk.rows);
+      forward.seq = batches_[g].Add(slot.tables[g]);
+    }
+    forward.first_row = static_cast<int32_t>(tokens_.size());
+    forward.rows = chunk.rows;
+    forward.start_pos = chunk.start_pos;
+    forward.decode = chunk.decode != 0;
+    forward.rope_length = chunk.rope_length;
+    forward.policy = forward.decode ? policies_[chunk.policy] : nullptr;
+    chunks_.push_back(forward);
+    const auto begin = slot.tokens.begin() + chunk.start_pos;
+    tokens_.insert(tokens_.end(), begin, begin + chunk.rows);
+  }
+  for (size_t g = 0; g < batches_.size(); ++g) {
+    views_[g].table = batches_[g].View(storage_.format(static_cast<int>(g)), options_.cache.metadata);
+  }
+  ForwardBatch batch;
+  batch.tokens = tokens_;
+  batch.chunks = chunks_;
+  batch.caches = views_;
+  batch.logit_rows = plan.logit_rows;
+  RETURN_IF_ERROR(decoder_.Forward(batch, reinterpret_cast<float*>(logits_.data())));
+  result->attention = decoder_.last_stats();
+  const AttentionStats& stats = result->attention;
+  for (size_t i = 0; i < stats.row_pages_read.size(); ++i) {
+    result->usage.push_back({stats.row_pages_read[i], stats.row_pages_total[i]});
+  }
+  return OkStatus();
+}
+
+void Executor::Sample(const StepPlan& plan, StepResult* result) {
+  std::vector<SampleJob> jobs;
+  for (const PlanSample& sample : plan.samples) {
+    const Slot& slot = slots_[sample.slot];
+    SampleJob job;
+    job.logit_row = sample.logit;
+    job.params = &slot.sampler;
+    job.history = &slot.history;
+    job.sequence = slot.sequence;
+    job.position = static_cast<int64_t>(slot.tokens.size());
+    job.output_tokens = job.position - slot.output_begin;
+    job.forced = sample.forced;
+    jobs.push_back(job);
+  }
+  std::vector<ScoreJob> scores;
+  for (const PlanScore& score : plan.scores) {
+    scores.push_back({score.logit, slots_[score.slot].tokens[score.position], score.top});
+  }
+  sampler_.Run(reinterpret_cast<const float*>(logits_.data()), static_cast<int>(plan.logit_rows.size()), jobs, scores,
+               &result->tokens, &result->scores);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    Slot& slot = slots_[plan.samples[i].slot];
+    slot.tokens.push_back(result->tokens[i].id);
+    if (slot.sampler.has_penalties()) slot.history.AddOutput(result->tokens[i].id);
+  }
+}
+
+Status Executor::Execute(const StepPlan& plan, StepResult* result) {
+  *result = {};
+  UpdateSlots(plan);
+  storage_.Execute(ctx_, plan.cache_ops);
+  UpdateTables(plan);
+  for (const RandomFill& fill : plan.fills) FillRandom(fill);
+  if (plan.chunks.empty()) return OkStatus();
+  RETURN_IF_ERROR(Forward(plan, result));
+  if (!plan.logit_rows.empty()) Sample(plan, result);
+  return OkStatus();
+}
+
+}  // namespace quire

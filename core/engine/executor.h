@@ -1,0 +1,85 @@
+// Executor: runs StepPlans on one rank. It keeps this rank's copies of what the plans say (tokens of the slots, page
+// tables), executes the cache ops, runs the decoder and draws tokens; it decides nothing, so all ranks do the same.
+//
+// One rank for now: with more, candidates are gathered in Sampler::Run, where the rows' vocabulary slices meet.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/base/context.h"
+#include "core/base/status.h"
+#include "core/engine/sampling.h"
+#include "core/engine/step_plan.h"
+#include "core/model/decoder.h"
+#include "kvstore/page_storage.h"
+#include "kvstore/table_batch.h"
+
+namespace quire {
+
+struct ExecutorOptions {
+  PlanLimits limits;
+  CacheConfig cache;
+  std::vector<GroupCapacity> capacity;  // one per cache group
+};
+
+struct StepResult {
+  std::vector<SampledToken> tokens;   // one per plan.samples
+  std::vector<TokenLogprobs> scores;  // one per plan.scores
+  std::vector<AttentionUsage> usage;  // one per decode chunk
+  AttentionStats attention;
+};
+
+class Executor {
+ public:
+  // weights, comm, ctx.pool and the policies must outlive it. UNIMPLEMENTED for more than one rank.
+  static Result<std::unique_ptr<Executor>> Create(const Context& ctx, const ModelConfig& config,
+                                                  const ModelWeights* weights, const ShardPlan& shard,
+                                                  Communicator* comm, std::vector<const AttentionPolicy*> policies,
+                                                  ExecutorOptions options);
+
+  // The plan has passed StepPlan::Check.
+  Status Execute(const StepPlan& plan, StepResult* result);
+
+  const PageStorage& storage() const { return storage_; }
+  size_t scratch_bytes() const;
+  // What is made before the first step, beside the decoder's own.
+  static size_t OwnScratchBytes(const PlanLimits& limits);
+  void set_observer(SelectionObserver* observer) { decoder_.set_observer(observer); }
+
+ private:
+  struct Slot {
+    bool live = false;
+    int32_t sequence = 0;
+    int32_t output_begin = 0;
+    std::vector<int32_t> tokens;
+    SamplerParams sampler;
+    TokenHistory history;
+    std::vector<PageTable> tables;  // [cache group]
+  };
+
+  Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler);
+  void UpdateSlots(const StepPlan& plan);
+  void UpdateTables(const StepPlan& plan);
+  void FillRandom(const RandomFill& fill);
+  Status Forward(const StepPlan& plan, StepResult* result);
+  void Sample(const StepPlan& plan, StepResult* result);
+
+  Context ctx_;
+  PageStorage storage_;
+  Decoder decoder_;
+  Sampler sampler_;
+  ExecutorOptions options_;
+  std::vector<const AttentionPolicy*> policies_;
+  int first_kv_head_ = 0;
+  std::vector<Slot> slots_;
+  Buffer logits_;  // [max_logit_rows][vocab]
+  // Of one step; they keep their memory.
+  std::vector<int32_t> tokens_;  // [rows]
+  std::vector<ForwardChunk> chunks_;
+  std::vector<TableBatch> batches_;  // [cache group]
+  std::vector<CacheView> views_;     // [cache group]
+};
+
+}  // namespace quire
