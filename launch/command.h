@@ -1,0 +1,26 @@
+// A subcommand: its flags on a CLI::App, and what to run once they are parsed. One file each; program.cc lists them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "core/base/status.h"
+
+namespace quire::launch {
+
+struct Command {
+  CLI::App* app = nullptr;  // owned by the parent
+  std::function<Status()> run;
+};
+
+Command AddGenerate(CLI::App& parent);
+Command AddTokenize(CLI::App& parent);
+Command AddScore(CLI::App& parent);
+Command AddEvalPerplexity(CLI::App& parent);
+Command AddEvalPasskey(CLI::App& parent);
+Command AddBenchPrefill(CLI::App& parent);
+Command AddBenchDecode(CLI::App& parent);
+Command AddBenchKernels(CLI::App& parent);
+Command AddInfo(CLI::App& parent);
+
+}  // namespace quire::launch

@@ -1,0 +1,275 @@
+// quire generate: a prompt in, text out as it comes; at the end speed, and the pages read of those there.
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/io/chat_template.h"
+#include "launch/command.h"
+#include "launch/flags.h"
+#include "launch/output.h"
+#include "launch/progress.h"
+#include "launch/session.h"
+#include "launch/signals.h"
+
+namespace quire::launch {
+namespace {
+
+struct GenerateFlags {
+  EngineFlags engine;
+  AttentionFlags attention;
+  std::string format = "text";
+  std::string prompt, prompt_file, token_ids_file, system;
+  bool prompt_given = false;
+  bool chat = false;
+  SamplingParams sampling;
+  StoppingParams stopping;
+  std::vector<std::string> logit_bias;
+  int logprobs = -1;
+};
+
+// What one sequence has become so far.
+struct Output {
+  std::vector<int32_t> ids;
+  std::string text;
+  std::vector<TokenLogprobs> logprobs;
+  TokenEvent last;
+};
+
+Result<std::vector<int32_t>> MakePrompt(const GenerateFlags& flags, const Engine& engine) {
+  const int sources = flags.prompt_given + !flags.prompt_file.empty() + !flags.token_ids_file.empty();
+  if (sources != 1) {
+    return InvalidArgument("give exactly one of --prompt, --prompt-file and --token-ids-file, not " +
+                           std::to_string(sources));
+  }
+  if (!flags.token_ids_file.empty()) {
+    if (flags.chat) return InvalidArgument("--chat needs text: give --prompt or --prompt-file, not --token-ids-file");
+    return ReadTokenIds(flags.token_ids_file);
+  }
+  std::string text = flags.prompt;
+  if (!flags.prompt_file.empty()) {
+    ASSIGN_OR_RETURN(text, ReadText(flags.prompt_file));
+  } else if (const size_t offset = FindInvalidUtf8(text); offset != std::string::npos) {
+    return InvalidArgument("--prompt is not valid UTF-8 at byte " + std::to_string(offset));
+  }
+  if (text.empty()) {
+    return InvalidArgument(
+        "the prompt is empty; to let the model write from nothing, give its BOS by --token-ids-file");
+  }
+  if (!flags.system.empty() && !flags.chat) return InvalidArgument("--system needs --chat");
+  EncodeOptions options;
+  if (flags.chat) {
+    std::vector<ChatMessage> messages;
+    if (!flags.system.empty()) messages.push_back({"system", flags.system});
+    messages.push_back({"user", text});
+    ASSIGN_OR_RETURN(text, ApplyChatTemplate(*engine.tokenizer(), messages));
+    options.add_special_tokens = false;
+  }
+  return engine.tokenizer()->Encode(text, options);
+}
+
+Json TokenJson(const TokenLogprobs& token) {
+  Json top = Json::array();
+  for (const TokenLogprob& t : token.top) top.push_back({{"id", t.id}, {"logprob", t.logprob}});
+  return {{"id", token.chosen.id}, {"logprob", token.chosen.logprob}, {"top", std::move(top)}};
+}
+
+// Of the request's own rows: the engine's sums count again what a preempted sequence recomputed.
+AttentionUsage UsageOf(const std::vector<Output>& outputs) {
+  AttentionUsage usage;
+  for (const Output& output : outputs) {
+    usage.pages_read += output.last.attention.pages_read;
+    usage.pages_total += output.last.attention.pages_total;
+  }
+  return usage;
+}
+
+Json ReportJson(const GenerateFlags& flags, const Engine& engine, const AttentionSpec& spec,
+                const std::vector<Output>& outputs, int64_t prompt_tokens, const RequestTimings& timings,
+                double prefill_rate, double decode_rate) {
+  Json json;
+  json["model"] = flags.engine.model;
+  json["prompt_tokens"] = prompt_tokens;
+  json["sequences"] = Json::array();
+  for (const Output& output : outputs) {
+    Json sequence;
+    sequence["token_ids"] = output.ids;
+    sequence["text"] = output.text;
+    sequence["finish_reason"] = FinishReasonName(output.last.reason);
+    if (flags.logprobs >= 0) {
+      sequence["logprobs"] = Json::array();
+      for (const TokenLogprobs& token : output.logprobs) sequence["logprobs"].push_back(TokenJson(token));
+    }
+    json["sequences"].push_back(std::move(sequence));
+  }
+  json["timings"] = {{"load_s", engine.load_seconds()}, {"prefill_s", timings.prefill_s},
+                     {"decode_s", timings.decode_s},    {"ttft_s", timings.ttft_s},
+                     {"prefill_tok_s", prefill_rate},   {"decode_tok_s", decode_rate}};
+  const AttentionUsage usage = UsageOf(outputs);
+  Json attention;
+  const auto policy = MakePolicy(spec, engine.options().page_size);
+  attention["policy"] = spec.name;
+  attention["token_budget"] =
+      policy.ok() && (*policy)->token_budget() > 0 ? Json((*policy)->token_budget()) : Json(nullptr);
+  attention["page_size"] = engine.options().page_size;
+  attention["pages_read"] = usage.pages_read;
+  attention["pages_total"] = usage.pages_total;
+  json["attention"] = std::move(attention);
+  return json;
+}
+
+Result<std::map<int32_t, float>> ParseLogitBias(const std::vector<std::string>& entries) {
+  std::map<int32_t, float> bias;
+  for (const std::string& entry : entries) {
+    int id = 0;
+    float value = 0;
+    char rest = 0;
+    if (std::sscanf(entry.c_str(), "%d=%f%c", &id, &value, &rest) != 2) {
+      return InvalidArgument("--logit-bias has the entry \"" + entry + "\"; it takes ID=BIAS, as in 42=-3.5");
+    }
+    bias[id] = value;
+  }
+  return bias;
+}
+
+Status RunGenerate(const GenerateFlags& flags) {
+  const bool json = flags.format == "json";
+  ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
+  if (specs.size() != 1) return InvalidArgument("generate runs one attention policy with one budget; give no lists");
+  const AttentionSpec spec = specs.front();
+  if (flags.sampling.n < 1)
+    return InvalidArgument("--n is " + std::to_string(flags.sampling.n) + "; it must be at least 1");
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, std::move(specs), flags.sampling.n));
+  GenerationRequest request;
+  ASSIGN_OR_RETURN(request.sampling.logit_bias, ParseLogitBias(flags.logit_bias));
+  const auto bias = std::move(request.sampling.logit_bias);
+
+  const bool ids_only = !flags.token_ids_file.empty();
+  ASSIGN_OR_RETURN(auto engine, ids_only ? OpenEngineForTokenIds(std::move(options)) : OpenEngine(std::move(options)));
+  ASSIGN_OR_RETURN(request.prompt, MakePrompt(flags, *engine));
+  request.sampling = flags.sampling;
+  request.sampling.logit_bias = bias;
+  request.stopping = flags.stopping;
+  request.logprobs = flags.logprobs;
+  const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
+
+  const bool stream = !json && flags.sampling.n == 1;
+  std::vector<Output> outputs(flags.sampling.n);
+  Status failure;
+  Progress progress("prefill");
+  bool prefilling = true;
+  ASSIGN_OR_RETURN(const std::string id, engine->Submit(std::move(request), [&](const TokenEvent& event) {
+    if (prefilling) progress.Finish();
+    prefilling = false;
+    if (!event.status.ok()) failure = event.status;
+    Output& output = outputs[event.sequence];
+    output.ids.insert(output.ids.end(), event.token_ids.begin(), event.token_ids.end());
+    output.text += event.text;
+    output.logprobs.insert(output.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
+    if (event.finished) output.last = event;
+    if (stream) WriteOut(event.text);
+  }));
+  const Status ended = RunToEnd(*engine, {id}, [&] {
+    if (!prefilling) return;
+    const int64_t done = engine->Stats().prompt_tokens;
+    progress.Update(static_cast<double>(done) / prompt_tokens,
+                    std::to_string(done) + " of " + std::to_string(prompt_tokens) + " tokens");
+  });
+  progress.Finish();
+  RETURN_IF_ERROR(failure);
+  if (!ended.ok() && !Interrupted()) return ended;
+
+  RequestTimings timings = outputs.front().last.timings;
+  int64_t generated = 0;
+  for (const Output& output : outputs) {
+    generated += static_cast<int64_t>(output.ids.size());
+    timings.decode_s = std::max(timings.decode_s, output.last.timings.decode_s);
+  }
+  // The first token of each sequence comes from the prompt's last row, so decoding made one less.
+  const int64_t decoded = std::max<int64_t>(0, generated - static_cast<int64_t>(outputs.size()));
+  const double prefill_rate = timings.prefill_s > 0 ? prompt_tokens / timings.prefill_s : 0;
+  const double decode_rate = timings.decode_s > 0 ? decoded / timings.decode_s : 0;
+  if (json) {
+    WriteJson(ReportJson(flags, *engine, spec, outputs, prompt_tokens, timings, prefill_rate, decode_rate));
+    return ended;
+  }
+  if (!stream) {
+    for (size_t i = 0; i < outputs.size(); ++i) WriteOut("[" + std::to_string(i) + "] " + outputs[i].text + "\n");
+  } else {
+    WriteOut("\n");
+  }
+  for (size_t i = 0; flags.logprobs >= 0 && i < outputs.size(); ++i) {
+    std::vector<std::vector<std::string>> table = {{"token", "logprob"}};
+    for (const TokenLogprobs& token : outputs[i].logprobs) {
+      table.push_back({std::to_string(token.chosen.id), Fixed(token.chosen.logprob, 4)});
+    }
+    WriteTable(table);
+  }
+  const AttentionUsage usage = UsageOf(outputs);
+  std::fprintf(stderr,
+               "quire: %lld prompt tokens at %.1f tok/s, %lld generated at %.1f tok/s (first after %.2f s); "
+               "attention %s: pages read %lld of %lld\n",
+               static_cast<long long>(prompt_tokens), prefill_rate, static_cast<long long>(generated), decode_rate,
+               timings.ttft_s, spec.ToString().c_str(), static_cast<long long>(usage.pages_read),
+               static_cast<long long>(usage.pages_total));
+  return ended;
+}
+
+}  // namespace
+
+Command AddGenerate(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("generate", "Writes what a model makes of a prompt, as it comes");
+  auto flags = std::make_shared<GenerateFlags>();
+  flags->sampling.temperature = 0;
+  flags->stopping.max_tokens = 128;
+  app->footer(R"(
+Examples
+  quire generate --model DIR --prompt "Once upon a time"                       greedy: the same text every time
+  quire generate --model M.gguf --chat --prompt "Name three rivers." --temperature 0.8 --top-p 0.95 --seed 7
+  quire generate --model M.gguf --prompt-file book.txt --attention quest:token_budget=512 --format json
+The text goes to stdout, progress and the line of figures to stderr. Ctrl-C ends it and prints what there is.)");
+  app->add_option("--prompt,-p", flags->prompt, "the text to go on from")->each([flags](const std::string&) {
+    flags->prompt_given = true;
+  });
+  app->add_option("--prompt-file,-f", flags->prompt_file, "the same from a file; - is stdin");
+  app->add_option("--token-ids-file", flags->token_ids_file, "the same as a JSON array of token ids");
+  app->add_flag("--chat", flags->chat, "wrap the prompt in the model's chat template");
+  app->add_option("--system", flags->system, "system message, with --chat");
+  app->add_option("--max-tokens,-n", flags->stopping.max_tokens, "most tokens to generate")->capture_default_str();
+  AddFormatFlag(*app, &flags->format);
+  const std::string sampling = "Sampling";
+  SamplingParams& s = flags->sampling;
+  auto number = [&](const std::string& name, auto* value, const std::string& help) {
+    app->add_option(name, *value, help)->capture_default_str()->group(sampling);
+  };
+  number("--temperature", &s.temperature, "0: greedy, the most probable token each time");
+  number("--top-k", &s.top_k, "draw from the K most probable tokens; 0: all");
+  number("--top-p", &s.top_p, "draw from the fewest tokens whose probabilities reach P");
+  number("--min-p", &s.min_p, "drop tokens less probable than P × the most probable one");
+  number("--repetition-penalty", &s.repetition_penalty, "over prompt and output; 1: none");
+  number("--presence-penalty", &s.presence_penalty, "over output; 0: none");
+  number("--frequency-penalty", &s.frequency_penalty, "over output, by count; 0: none");
+  app->add_option("--logit-bias", flags->logit_bias, "ID=BIAS, added to that token's logit; may be repeated")
+      ->group(sampling);
+  number("--n", &s.n, "sequences from the one prompt");
+  number("--logprobs", &flags->logprobs, "log-probability of each token and of the N best; -1: none");
+  const std::string stopping = "Stopping";
+  app->add_option("--stop", flags->stopping.stop, "text that ends a sequence; may be repeated")
+      ->allow_extra_args(false)
+      ->group(stopping);
+  app->add_option("--stop-token-ids", flags->stopping.stop_token_ids, "ids that end a sequence")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->group(stopping);
+  app->add_option("--min-tokens", flags->stopping.min_tokens, "nothing ends a sequence before")
+      ->capture_default_str()
+      ->group(stopping);
+  app->add_flag("--ignore-eos", flags->stopping.ignore_eos, "go on after the model's end token")->group(stopping);
+  app->add_flag("--include-stop", flags->stopping.include_stop, "keep the stop text in the output")->group(stopping);
+  AddAttentionFlags(*app, &flags->attention, /*lists=*/false);
+  AddEngineFlags(*app, &flags->engine);
+  return {app, [flags] { return RunGenerate(*flags); }};
+}
+
+}  // namespace quire::launch

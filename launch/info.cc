@@ -1,0 +1,162 @@
+// quire info: a model's numbers, what each rank would hold of it, and the memory that an engine with these flags takes.
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/model/families.h"
+#include "launch/command.h"
+#include "launch/flags.h"
+#include "launch/output.h"
+#include "launch/session.h"
+#include "parallel/shard_plan.h"
+
+namespace quire::launch {
+namespace {
+
+struct InfoFlags {
+  EngineFlags engine;
+  AttentionFlags attention;
+  std::string format = "text";
+  bool load = false;
+};
+
+Json RangeJson(const Range& range) { return Json::array({range.begin, range.end}); }
+
+Json ConfigJson(const ModelConfig& c) {
+  static const char* const kScalings[] = {"none", "linear", "dynamic", "yarn", "llama3"};
+  Json json;
+  json["family"] = c.family;
+  json["architecture"] = c.architecture;
+  json["dtype"] = std::string(DTypeName(c.dtype));
+  json["layers"] = c.layers;
+  json["hidden"] = c.hidden;
+  json["ffn"] = c.ffn;
+  json["q_heads"] = c.q_heads;
+  json["kv_heads"] = c.kv_heads;
+  json["head_dim"] = c.head_dim;
+  json["vocab"] = c.vocab;
+  json["max_position"] = c.max_position;
+  json["rope_theta"] = c.rope.theta;
+  json["rope_scaling"] = kScalings[static_cast<int>(c.rope.scaling)];
+  json["tie_embeddings"] = c.tie_embeddings;
+  json["qkv_bias"] = c.qkv_bias;
+  json["qk_norm"] = c.qk_norm;
+  json["window"] = c.window;
+  json["bos_id"] = c.bos_id ? Json(*c.bos_id) : Json(nullptr);
+  json["eos_ids"] = c.eos_ids;
+  // What generation_config.json recommends; generate is greedy unless flags say otherwise.
+  json["recommended"] = {{"temperature", c.default_temperature ? Json(*c.default_temperature) : Json(nullptr)},
+                         {"top_p", c.default_top_p ? Json(*c.default_top_p) : Json(nullptr)},
+                         {"top_k", c.default_top_k ? Json(*c.default_top_k) : Json(nullptr)}};
+  return json;
+}
+
+Json MemoryJson(const MemoryBytes& m) {
+  return {{"weights", m.weights},
+          {"kv_cache", m.kv_cache},
+          {"kv_metadata", m.kv_metadata},
+          {"scratch", m.scratch},
+          {"total", m.total()}};
+}
+
+// Every rank's slices, for any size: pure arithmetic, although this version runs one rank.
+Result<Json> ShardJson(const ModelConfig& config, int tp) {
+  ModelNumbers numbers;
+  numbers.q_heads = config.q_heads;
+  numbers.kv_heads = config.kv_heads;
+  numbers.ffn = config.ffn;
+  numbers.vocab = config.vocab;
+  Json ranks = Json::array();
+  for (int rank = 0; rank < tp; ++rank) {
+    ASSIGN_OR_RETURN(const ShardPlan plan, ShardPlan::Create(numbers, tp, rank));
+    ranks.push_back({{"rank", rank},
+                     {"q_heads", RangeJson(plan.q_heads)},
+                     {"kv_heads", RangeJson(plan.kv_heads)},
+                     {"ffn", RangeJson(plan.ffn)},
+                     {"vocab", RangeJson(plan.vocab)},
+                     {"replicas", plan.replicas}});
+  }
+  return ranks;
+}
+
+void WriteText(const Json& json) {
+  std::vector<std::vector<std::string>> table;
+  for (const auto& [key, value] : json["config"].items()) {
+    if (key == "window") {
+      int windows = 0;
+      int64_t tokens = 0;
+      for (const Json& w : value) windows += w.get<int64_t>() > 0, tokens = std::max(tokens, w.get<int64_t>());
+      table.push_back(
+          {key, windows == 0 ? "none" : std::to_string(tokens) + " tokens in " + std::to_string(windows) + " layers"});
+    } else {
+      table.push_back({key, value.is_string() ? value.get<std::string>() : value.dump()});
+    }
+  }
+  WriteOut(json["model"].get<std::string>() + "\n");
+  WriteTable(table);
+  WriteOut("\nshards, half-open ranges\n");
+  table = {{"rank", "q_heads", "kv_heads", "ffn", "vocab"}};
+  for (const Json& r : json["shards"]) {
+    table.push_back({r["rank"].dump(), r["q_heads"].dump(), r["kv_heads"].dump(), r["ffn"].dump(), r["vocab"].dump()});
+  }
+  WriteTable(table);
+  const bool loaded = !json["memory"]["loaded"].is_null();
+  WriteOut("\nmemory\n");
+  table = {{"part", "predicted"}};
+  if (loaded) table[0].insert(table[0].end(), {"loaded", "difference"});
+  for (const auto& [key, value] : json["memory"]["predicted"].items()) {
+    const double predicted = value.get<double>();
+    table.push_back({key, HumanBytes(predicted)});
+    if (!loaded) continue;
+    const double actual = json["memory"]["loaded"][key].get<double>();
+    table.back().push_back(HumanBytes(actual));
+    table.back().push_back(predicted > 0 ? Fixed(100 * (actual - predicted) / predicted, 1) + " %" : "-");
+  }
+  WriteTable(table);
+}
+
+Status RunInfo(const InfoFlags& flags) {
+  ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
+  EngineFlags engine_flags = flags.engine;
+  const int tp = engine_flags.tensor_parallel_size;
+  if (tp < 1) return InvalidArgument("--tensor-parallel-size is " + std::to_string(tp) + "; it must be at least 1");
+  if (tp == 1 || !flags.load) engine_flags.tensor_parallel_size = 1;  // the plan is arithmetic; running isn't
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(engine_flags, std::move(specs), 1));
+  ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(options.model, options.load_format, options.seed));
+  Json json;
+  json["model"] = options.model;
+  json["config"] = ConfigJson(checkpoint.config);
+  ASSIGN_OR_RETURN(json["shards"], ShardJson(checkpoint.config, tp));
+  ASSIGN_OR_RETURN(const MemoryBytes predicted, PredictMemory(options));
+  json["memory"]["predicted"] = MemoryJson(predicted);
+  json["memory"]["loaded"] = nullptr;
+  if (flags.load) {
+    ASSIGN_OR_RETURN(const auto engine, OpenEngineForTokenIds(options));
+    json["memory"]["loaded"] = MemoryJson(engine->Memory());
+    json["memory"]["load_s"] = engine->load_seconds();
+  }
+  if (flags.format == "json")
+    WriteJson(json);
+  else
+    WriteText(json);
+  return OkStatus();
+}
+
+}  // namespace
+
+Command AddInfo(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("info", "A model's numbers, its slices per rank, and the memory it takes");
+  auto flags = std::make_shared<InfoFlags>();
+  app->footer(
+      "\nExamples\n  quire info --model DIR --tensor-parallel-size 2\n  quire info --model DIR --attention quest "
+      "--load     the table beside what a run takes");
+  app->add_flag("--load", flags->load, "load the model and show the memory taken beside the prediction");
+  AddFormatFlag(*app, &flags->format);
+  AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
+  AddEngineFlags(*app, &flags->engine);
+  return {app, [flags] { return RunInfo(*flags); }};
+}
+
+}  // namespace quire::launch

@@ -1,0 +1,33 @@
+// What the subcommands do with an engine: open it with progress shown, run requests to their end with Ctrl-C and closed
+// pipes looked at between steps, and read the files that requests are made of.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/status.h"
+#include "core/engine/engine.h"
+
+namespace quire::launch {
+
+// Engine::Create with loading shown on stderr when it takes long. NOT_FOUND and the rest as Create gives them.
+Result<std::unique_ptr<Engine>> OpenEngine(EngineOptions options);
+// The same for commands that need no text: a model without tokenizer files is opened without one.
+Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(EngineOptions options);
+
+// Steps until nothing is left, calling after_step (may be empty) after each. On Ctrl-C or a broken stdout it cancels
+// `ids`, steps until they have ended, and returns CANCELLED.
+Status RunToEnd(Engine& engine, const std::vector<std::string>& ids, const std::function<void()>& after_step = {});
+
+// A text file, whole ("-": stdin). INVALID_ARGUMENT when it is empty or no UTF-8 (with the byte's offset).
+Result<std::string> ReadText(const std::string& path);
+// A JSON array of integers. INVALID_ARGUMENT says what it is instead.
+Result<std::vector<int32_t>> ReadTokenIds(const std::string& path);
+
+// Offset of the first byte that is no UTF-8, or npos.
+size_t FindInvalidUtf8(const std::string& text);
+
+}  // namespace quire::launch

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Installs what is needed, builds, and runs the tests; closes with ctest's own summary. Safe to run again.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: launch/test.sh [--sanitizers] [--slow] [--fuzz] [--no-model] [--no-install]
+  runs the labels fast and mpi and, where the model could be fetched, model
+  --sanitizers   also builds with ASan+UBSan and with TSan, and runs the label fast under each
+  --slow         also runs the label slow, which has the fuzz targets
+  --fuzz         also builds the fuzz targets with clang and runs each for a minute
+  --no-model     doesn't fetch the model; its tests say that they skip
+  --no-install   doesn't look for system packages
+TEXT
+}
+sanitizers=0 slow=0 fuzz=0 model=1 install=1
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --sanitizers) sanitizers=1 ;;
+    --slow) slow=1; fuzz=1 ;;
+    --fuzz) fuzz=1 ;;
+    --no-model) model=0 ;;
+    --no-install) install=0 ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; die "unknown option $1" ;;
+  esac
+  shift
+done
+
+if [ $install -eq 1 ]; then
+  if [ $fuzz -eq 1 ]; then launch/install_deps.sh --fuzz; else launch/install_deps.sh; fi
+fi
+
+# run_tests PRESET LABELS: one test at a time, for many of them use every processor.
+run_tests() {
+  say "Running the tests labelled $2 of build/$1"
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" ||
+    die "tests failed in build/$1; ctest's list above names them"
+}
+
+build_preset release -DQUIRE_WERROR=ON
+
+labels="fast|mpi"
+if [ $slow -eq 1 ]; then labels="$labels|slow"; fi
+skipped=""
+if [ $model -eq 1 ] && launch/fetch_model.sh > /dev/null; then
+  labels="$labels|model"
+elif [ $model -eq 1 ]; then
+  skipped="the model could not be fetched (its reason is above)"
+else
+  skipped="--no-model was given"
+fi
+if [ -n "$skipped" ]; then say "Not running the tests labelled model: $skipped"; fi
+
+if [ $sanitizers -eq 1 ]; then
+  for preset in asan tsan; do
+    build_preset "$preset" -DQUIRE_WERROR=ON
+    run_tests "$preset" '^fast$'
+  done
+fi
+if [ $fuzz -eq 1 ]; then
+  BUILD_TARGET=fuzzers build_preset fuzz
+  run_tests fuzz '^fuzz$'
+fi
+run_tests release "^($labels)\$"
