@@ -3,6 +3,7 @@
 
 #include "core/base/buffer.h"
 #include "core/base/device.h"
+#include "core/base/progress.h"
 #include "core/base/thread_pool.h"
 
 namespace quire {
@@ -11,6 +12,7 @@ struct Context {
   Device device;
   Stream stream;
   ThreadPool* pool = nullptr;      // not owned; never null on the CPU
+  ProgressMark* progress = nullptr;  // not owned; null: nobody looks
   bool batch_invariant = false;    // fixed-order products: a row's bits depend on the row alone
 };
 
