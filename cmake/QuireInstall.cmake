@@ -7,7 +7,10 @@ include(CMakePackageConfigHelpers)
 get_property(quire_layers GLOBAL PROPERTY QUIRE_LAYERS)
 add_library(quire INTERFACE)
 add_library(quire::quire ALIAS quire)
-target_link_libraries(quire INTERFACE ${quire_layers})
+# quire::rpc is linked by its own name (find_package(quire COMPONENTS rpc)), so that an engine alone needs no gRPC.
+set(engine_layers ${quire_layers})
+list(REMOVE_ITEM engine_layers quire_rpc)
+target_link_libraries(quire INTERFACE ${engine_layers})
 target_include_directories(quire INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 
 install(TARGETS quire ${quire_layers} EXPORT quireTargets
