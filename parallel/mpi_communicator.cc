@@ -168,6 +168,13 @@ bool LaunchedByMpi() {
   return false;
 }
 
+bool MpiRunning() {
+  int initialized = 0, finalized = 0;
+  MPI_Initialized(&initialized);
+  MPI_Finalized(&finalized);
+  return initialized && !finalized;
+}
+
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() {
   int initialized = 0;
   RETURN_IF_ERROR(FromMpi("MPI_Initialized", MPI_Initialized(&initialized)));

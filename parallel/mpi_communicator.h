@@ -16,6 +16,9 @@ bool HasMpi();
 // True when the process was started by an MPI launcher (judged by the environment; starts nothing).
 bool LaunchedByMpi();
 
+// True between MPI's initialisation and its end, whoever called them. Thread safe.
+bool MpiRunning();
+
 // Owns MPI_Init_thread and MPI_Finalize, unless the program has initialised MPI itself: then it does neither.
 class MpiEnvironment {
  public:

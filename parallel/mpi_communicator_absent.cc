@@ -12,6 +12,7 @@ Status NoMpi() {
 
 bool HasMpi() { return false; }
 bool LaunchedByMpi() { return false; }
+bool MpiRunning() { return false; }
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() { return NoMpi(); }
 MpiEnvironment::~MpiEnvironment() = default;
 Result<MpiTopology> QueryMpiTopology() { return NoMpi(); }
