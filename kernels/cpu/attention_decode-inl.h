@@ -1,10 +1,11 @@
 // Decode attention for one Highway target, a template on the storage type and the Mod.
 //
 // A (row, KV head)'s list of pages is cut into chunks of about 256 tokens, by the number of listed pages alone. A task is
-// one chunk of one (row, KV head): scores of all its tokens (K pass), softmax against the chunk's own maximum, then the
-// weighted sum (V pass), left in the workspace as a partial result (max, sum, acc). The merge goes over a row's chunks in
-// order. In both passes a word vector is loaded and widened once for up to four query heads, and the next listed page is
-// prefetched line by line while the current one is worked on: pages are 4 KB apart at best, further than hardware follows.
+// one chunk of one (row, KV head), or of several KV heads that read the same list (dense): scores of all its tokens (K pass),
+// softmax against the chunk's own maximum, then the weighted sum (V pass), left in the workspace as a partial result (max,
+// sum, acc). The merge goes over a row's chunks in order. In both passes a word vector is loaded and widened once for up to
+// four query heads, and the block to be read next is prefetched line by line while the current one is worked on: blocks of
+// 4 KB are shorter than hardware follows, which is also why several KV heads of a page are read one behind the other.
 #if defined(QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
 #undef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
@@ -259,43 +260,72 @@ void TileSums(const AttentionDecodeParams& p, const DecodePlan& plan, const Deco
   }
 }
 
-// One chunk of one (row, KV head), heads [h0, h0 + heads) of its group. scores: [heads][plan.chunk_slots] scratch;
-// stats [heads][2]: max and sum out; acc [heads][v_dim]: Σ e^(score − max) · v out; page_sums, nullable:
-// [page of the chunk][q_heads] sums of e^(score − max) out.
+// Query heads [h0, h0 + heads) of the groups of KV heads [kv_begin, kv_end), which all read the same list, over one chunk.
+// Pages are walked in the outer loop, so that a page is read in the order of its addresses over all those heads.
+template <typename T>
+struct ChunkHeads {
+  int kv_begin = 0, kv_end = 0;
+  int h0 = 0, heads = 0;
+  const float* q = nullptr;  // [q_heads][k_dim] of the row
+  const T* k = nullptr;      // KV head 0's first block
+  const T* v = nullptr;
+  float* scores = nullptr;        // [kv_end - kv_begin][heads][plan.chunk_slots] scratch
+  float* records = nullptr;       // [kv_end - kv_begin][plan.record_floats] out
+  float* page_sums = nullptr;     // nullable: [page of the chunk][q_heads] sums of e^(score − max) out
+
+  float* Scores(int kv_head, const DecodePlan& plan) const {
+    return scores + int64_t{kv_head - kv_begin} * heads * plan.chunk_slots;
+  }
+  float* Stats(int kv_head, const DecodePlan& plan) const {  // [heads][2]: max and sum
+    return records + (kv_head - kv_begin) * plan.record_floats + 2 * h0;
+  }
+  float* Acc(int kv_head, int group, const DecodePlan& plan, int v_dim) const {  // [heads][v_dim]: Σ e^(score − max) · v
+    return records + (kv_head - kv_begin) * plan.record_floats + 2 * group + int64_t{h0} * v_dim;
+  }
+};
+
 template <typename T, class Mod>
-void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row, int kv_head, int chunk,
-           int h0, int heads, float* HWY_RESTRICT scores, float* HWY_RESTRICT stats, float* HWY_RESTRICT acc,
-           float* page_sums, const Mod& mod) {
+void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row, int chunk,
+           const ChunkHeads<T>& c, const Mod& mod) {
   const PageFormat& f = p.table.format;
   const int seq = p.row_seq[row];
   const int32_t* ids = p.table.page_ids + p.table.page_begin[seq];
   const int group = p.q_heads / f.kv_heads;
-  const int first_head = kv_head * group + h0;
-  const float* q = p.q + row * p.q_stride + int64_t{first_head} * f.k_dim;
-  const T* k_base = static_cast<const T*>(p.pages.k) + kv_head * f.k_head_stride;
-  const T* v_base = static_cast<const T*>(p.pages.v) + kv_head * f.v_head_stride;
+  const int heads = c.heads;
   const int begin = chunk * plan.chunk_pages, end = std::min(list.count, begin + plan.chunk_pages);
   const int slots = plan.chunk_slots;
   const int page_slots = plan.page_slots;  // page_size rounded up to a word
 
   // K pass. Pages that hold nothing visible are not touched; their scores are −inf.
-  if (plan.tiles) TileScores(p, plan, list, ids, k_base, begin, end, q, heads, scores);
-  const T* k = list.Block(begin, ids, k_base, f.k_page_stride);
-  for (int i = begin; i < end; ++i) {
-    const T* next = i + 1 < end ? list.Block(i + 1, ids, k_base, f.k_page_stride)
-                                : list.Block(begin, ids, v_base, f.v_page_stride);
-    float* page_scores = scores + int64_t{i - begin} * page_slots;
-    const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
-    if (k != nullptr && !plan.tiles) {
-      ForHeadBlocks(heads, ScoreBlocks<T>{k, next != nullptr ? next : k, f.page_size, f.k_dim, q, p.scale, page_scores, slots});
+  if (plan.tiles) {
+    for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+      TileScores(p, plan, list, ids, c.k + kv * f.k_head_stride, begin, end,
+                 c.q + (int64_t{kv} * group + c.h0) * f.k_dim, heads, c.Scores(kv, plan));
     }
-    const bool whole = k != nullptr && list.Whole(i, f.page_size) && page_slots == f.page_size;
-    if (!Mod::kIsIdentity || !whole) {
+  }
+  const T* page = list.Block(begin, ids, c.k, f.k_page_stride);
+  for (int i = begin; i < end; ++i) {
+    const T* next_page = i + 1 < end ? list.Block(i + 1, ids, c.k, f.k_page_stride) : list.Block(begin, ids, c.v, f.v_page_stride);
+    const int64_t next_stride = i + 1 < end ? f.k_head_stride : f.v_head_stride;
+    const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
+    const bool whole = page != nullptr && list.Whole(i, f.page_size) && page_slots == f.page_size;
+    for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+      const int first_head = kv * group + c.h0;
+      float* page_scores = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
+      if (page != nullptr && !plan.tiles) {
+        const T* k = page + kv * f.k_head_stride;
+        const T* next = kv + 1 < c.kv_end      ? k + f.k_head_stride
+                        : next_page != nullptr ? next_page + c.kv_begin * next_stride
+                                               : k;
+        ForHeadBlocks(heads, ScoreBlocks<T>{k, next, f.page_size, f.k_dim, c.q + int64_t{first_head} * f.k_dim, p.scale,
+                                            page_scores, slots});
+      }
+      if (Mod::kIsIdentity && whole) continue;
       for (int h = 0; h < heads; ++h) {
         float* s = page_scores + int64_t{h} * slots;
         for (int slot = 0; slot < page_slots; ++slot) {
           const int64_t pos = first_pos + slot;
-          if (k == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos)) {
+          if (page == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos)) {
             s[slot] = kMinusInf;
           } else if constexpr (!Mod::kIsIdentity) {
             const int64_t q_pos = int64_t{p.row_len[row]} - 1;
@@ -305,42 +335,57 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
         }
       }
     }
-    k = next;
+    page = next_page;
   }
 
   const int used = (end - begin) * page_slots;
   const int padded = plan.PadSlots(used);
-  for (int h = 0; h < heads; ++h) {
-    float* s = scores + int64_t{h} * slots;
-    std::fill(s + used, s + padded, kMinusInf);
-    Softmax(s, padded, stats[2 * h], stats[2 * h + 1]);
-    if (page_sums == nullptr) continue;
-    for (int i = 0; i < end - begin; ++i) {
-      float sum = 0;
-      for (int slot = 0; slot < page_slots; ++slot) sum += s[i * page_slots + slot];
-      page_sums[int64_t{i} * p.q_heads + first_head + h] = sum;
+  for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+    float* stats = c.Stats(kv, plan);
+    for (int h = 0; h < heads; ++h) {
+      float* s = c.Scores(kv, plan) + int64_t{h} * slots;
+      std::fill(s + used, s + padded, kMinusInf);
+      Softmax(s, padded, stats[2 * h], stats[2 * h + 1]);
+      if (c.page_sums == nullptr) continue;
+      for (int i = 0; i < end - begin; ++i) {
+        float sum = 0;
+        for (int slot = 0; slot < page_slots; ++slot) sum += s[i * page_slots + slot];
+        c.page_sums[int64_t{i} * p.q_heads + kv * group + c.h0 + h] = sum;
+      }
     }
   }
 
   // V pass.
-  std::memset(acc, 0, sizeof(float) * static_cast<size_t>(heads) * f.v_dim);
   const bool tiles = plan.tiles && Mod::kIsIdentity;
-  if (tiles) TileSums(p, plan, list, ids, v_base, begin, end, scores, heads, acc);
-  const T* v = list.Block(begin, ids, v_base, f.v_page_stride);
+  for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+    float* acc = c.Acc(kv, group, plan, f.v_dim);
+    std::memset(acc, 0, sizeof(float) * static_cast<size_t>(heads) * f.v_dim);
+    if (tiles) {
+      TileSums(p, plan, list, ids, c.v + kv * f.v_head_stride, begin, end, c.Scores(kv, plan), heads, acc);
+    }
+  }
+  page = list.Block(begin, ids, c.v, f.v_page_stride);
   for (int i = begin; i < end; ++i) {
-    const T* next = i + 1 < end ? list.Block(i + 1, ids, v_base, f.v_page_stride) : nullptr;
-    const float* weights = scores + int64_t{i - begin} * page_slots;
-    if (v != nullptr && !(tiles && list.Whole(i, f.page_size))) {
-      const T* ahead = next != nullptr ? next : v;
-      if (Mod::kIsIdentity && list.Whole(i, f.page_size) && page_slots == f.page_size) {
-        ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, ahead, f.page_size, f.v_dim, weights, slots, acc});
-      } else {
-        // At most the first and the last page of a list, and masked ones.
-        const AccumulateBlocks<true, T> blocks{v, ahead, f.page_size, f.v_dim, weights, slots, acc};
-        for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
+    const T* next_page = i + 1 < end ? list.Block(i + 1, ids, c.v, f.v_page_stride) : nullptr;
+    const bool whole = list.Whole(i, f.page_size);
+    if (page != nullptr && !(tiles && whole)) {
+      for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+        const T* v = page + kv * f.v_head_stride;
+        const T* next = kv + 1 < c.kv_end      ? v + f.v_head_stride
+                        : next_page != nullptr ? next_page + c.kv_begin * f.v_head_stride
+                                               : v;
+        const float* weights = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
+        float* acc = c.Acc(kv, group, plan, f.v_dim);
+        if (Mod::kIsIdentity && whole && page_slots == f.page_size) {
+          ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, next, f.page_size, f.v_dim, weights, slots, acc});
+        } else {
+          // At most the first and the last page of a list, and masked ones.
+          const AccumulateBlocks<true, T> blocks{v, next, f.page_size, f.v_dim, weights, slots, acc};
+          for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
+        }
       }
     }
-    v = next;
+    page = next_page;
   }
 }
 
@@ -400,27 +445,34 @@ HWY_INLINE void Merge(const AttentionDecodeParams& p, const DecodePlan& plan, co
   }
 }
 
-// All passes of one chunk: groups larger than a pass's heads take several.
+// All passes of one chunk: groups larger than a pass's heads take several. Tasks count KV head blocks within records.
 template <typename T, class Mod>
-void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeWorkspace& w, int64_t task,
+void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeWorkspace& w, int kv_block, int64_t task,
                const Mod& mod) {
   const PageFormat& f = p.table.format;
   const int group = p.q_heads / f.kv_heads;
-  const int kv_head = static_cast<int>(task % f.kv_heads);
-  const int64_t record = task / f.kv_heads;
+  const int blocks = (f.kv_heads + kv_block - 1) / kv_block;
+  const int64_t record = task / blocks;
   const int row = static_cast<int>(std::upper_bound(w.first_record, w.first_record + p.rows, record) - w.first_record) - 1;
   const int chunk = static_cast<int>(record - w.first_record[row]);
-  const DecodeList list = DecodeList::Create(p, row, kv_head);
+  ChunkHeads<T> c;
+  c.kv_begin = static_cast<int>(task % blocks) * kv_block;
+  c.kv_end = std::min(c.kv_begin + kv_block, f.kv_heads);
+  const DecodeList list = DecodeList::Create(p, row, c.kv_begin);
   if (chunk >= plan.Chunks(list.count)) return;
-  HWY_ALIGN float stack[kDecodeHeadsPerPass * kDecodeStackSlots];
-  float* scores = plan.ScoresOnStack() ? stack : w.scores + task * kDecodeHeadsPerPass * plan.chunk_slots;
-  float* out = w.records + task * plan.record_floats;
-  float* sums = p.mass == nullptr
-                    ? nullptr
-                    : w.page_sums + (w.first_page[row] + int64_t{chunk} * plan.chunk_pages) * p.q_heads;
-  for (int h0 = 0; h0 < group; h0 += kDecodeHeadsPerPass) {
-    Chunk<T>(p, plan, list, row, kv_head, chunk, h0, std::min(group - h0, kDecodeHeadsPerPass), scores, out + 2 * h0,
-             out + 2 * group + int64_t{h0} * f.v_dim, sums, mod);
+  HWY_ALIGN float stack[kDecodeStackHeads * kDecodeStackSlots];
+  const int64_t first_record = record * f.kv_heads + c.kv_begin;
+  c.scores = plan.ScoresOnStack() ? stack : w.scores + first_record * kDecodeHeadsPerPass * plan.chunk_slots;
+  c.records = w.records + first_record * plan.record_floats;
+  if (p.mass != nullptr) {
+    c.page_sums = w.page_sums + (w.first_page[row] + int64_t{chunk} * plan.chunk_pages) * p.q_heads;
+  }
+  c.q = p.q + row * p.q_stride;
+  c.k = static_cast<const T*>(p.pages.k);
+  c.v = static_cast<const T*>(p.pages.v);
+  for (c.h0 = 0; c.h0 < group; c.h0 += kDecodeHeadsPerPass) {
+    c.heads = std::min(group - c.h0, kDecodeHeadsPerPass);
+    Chunk<T>(p, plan, list, row, chunk, c, mod);
   }
 }
 
@@ -431,8 +483,10 @@ void Decode(const Context& ctx, const AttentionDecodeParams& p, const Mod& mod, 
   DecodeWorkspace w;
   DecodeWorkspace::Layout(p, plan, true, workspace, &w);
   VisitFloatDType(f.dtype, [&](auto t) {
-    ctx.pool->ParallelFor(w.first_record[p.rows] * f.kv_heads,
-                          [&](int64_t task, int) { ChunkTask<decltype(t)>(p, plan, w, task, mod); });
+    const int64_t records = w.first_record[p.rows];
+    const int kv_block = plan.KvBlock(p, records, ctx.pool->threads());
+    ctx.pool->ParallelFor(records * ((f.kv_heads + kv_block - 1) / kv_block),
+                          [&](int64_t task, int) { ChunkTask<decltype(t)>(p, plan, w, kv_block, task, mod); });
   });
   ctx.pool->ParallelFor(int64_t{p.rows} * f.kv_heads, [&](int64_t i, int) {
     const int row = static_cast<int>(i / f.kv_heads), kv_head = static_cast<int>(i % f.kv_heads);

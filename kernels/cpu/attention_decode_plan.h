@@ -16,6 +16,8 @@ namespace quire {
 inline constexpr int kDecodeHeadsPerPass = 16;
 // Slots of a chunk's scores kept on the stack, per head; a page larger than that has its scores in the workspace.
 inline constexpr int kDecodeStackSlots = 544;
+// Query heads whose scores fit on the stack; a task that reads several KV heads has no more.
+inline constexpr int kDecodeStackHeads = 32;
 inline constexpr int kDecodeChunkTokens = 256;
 // Pages of a chunk where tiles are used: pages there have 16 slots or more.
 inline constexpr int kDecodeTilePages = kDecodeChunkTokens / 16;
@@ -41,6 +43,15 @@ struct DecodePlan {
   }
   int Chunks(int64_t pages) const { return static_cast<int>((pages + chunk_pages - 1) / chunk_pages); }
   bool ScoresOnStack() const { return chunk_slots <= kDecodeStackSlots; }
+  // KV heads that one task reads: more than one where all read the same pages, so that memory is read in longer runs,
+  // and only while enough tasks are left for the threads. Changes no bit of the result.
+  int KvBlock(const AttentionDecodeParams& p, int64_t records, int threads) const {
+    const int kv_heads = p.table.format.kv_heads, group = p.q_heads / kv_heads;
+    if (p.selection != nullptr || tiles || !ScoresOnStack()) return 1;
+    int block = std::clamp(kDecodeStackHeads / group, 1, kv_heads);
+    while (block > 1 && records * ((kv_heads + block - 1) / block) < int64_t{8} * threads) block = (block + 1) / 2;
+    return block;
+  }
 };
 
 // The pages that one (row, KV head) reads, in order; pages without a visible token at either end are left out, so that a
