@@ -1,7 +1,13 @@
 // What this machine can do, measured: the yardsticks that benches print their figures against.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/base/buffer.h"
 #include "core/base/context.h"
+#include "core/base/status.h"
 
 namespace quire {
 
@@ -15,5 +21,24 @@ struct MachineRates {
 
 // Takes about `seconds` in all. bytes: size of the buffers (0: 1 GiB or a quarter of free memory).
 MachineRates MeasureMachine(const Context& ctx, double seconds = 2.0, size_t bytes = 0);
+
+// The streaming read alone, pass by pass, to be run between what is measured: on a machine that others use too, medians of
+// passes and of work that took turns compare, where the best pass and a median don't. A pass also leaves nothing of the
+// work before it in the caches.
+class ReadProbe {
+ public:
+  // RESOURCE_EXHAUSTED without memory for the buffer (256 MiB and more).
+  static Result<ReadProbe> Create(const Context& ctx);
+  // One pass over the next part of the buffer.
+  void Run(const Context& ctx);
+  // Median of the passes so far; 0 before the first.
+  double MedianGbS() const;
+
+ private:
+  ReadProbe() = default;
+  Buffer buffer_;
+  int64_t tasks_ = 0, window_ = 0, at_ = 0;  // in units of a task's bytes
+  std::vector<double> seconds_;              // of the passes
+};
 
 }  // namespace quire

@@ -114,7 +114,11 @@ Status RunBenchDecode(const DecodeFlags& flags) {
   if (most_cached < 0) return InvalidArgument("--steps is more than the context has room for");
   ASSIGN_OR_RETURN(auto engine, OpenEngine(std::move(options)));
   const int threads = engine->options().threads;
-  const MachineRates rates = MeasureRates(threads);
+  MachineRates rates = MeasureRates(threads);
+  ThreadPool probe_pool(threads);
+  Context probe_context;
+  probe_context.pool = &probe_pool;
+  ASSIGN_OR_RETURN(ReadProbe probe, ReadProbe::Create(probe_context));
 
   std::vector<Row> rows;
   for (int64_t depth : depths) {
@@ -134,10 +138,12 @@ Status RunBenchDecode(const DecodeFlags& flags) {
       const double done = static_cast<double>(repeat * rows.size() + i) / (flags.repeats * rows.size());
       progress.Update(done, rows[i].spec.ToString() + " at depth " + std::to_string(rows[i].depth) + ", batch " +
                                 std::to_string(rows[i].batch));
+      for (int pass = 0; pass < 3; ++pass) probe.Run(probe_context);
       RETURN_IF_ERROR(RunRow(*engine, flags.steps, flags.engine.seed, rows[i]));
     }
   }
   progress.Finish();
+  rates.read_gb_s = probe.MedianGbS();
 
   Json results = Json::array();
   for (const Row& row : rows) {

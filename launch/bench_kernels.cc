@@ -1,9 +1,7 @@
 // quire bench kernels: the kernels of a step one by one, at a shape given by flags or by a model's config: decode
 // attention dense and by a policy (selection and attention apart), prefill attention, append, and matrix products for
-// 1, 8 and 512 rows. Kernels take turns, more than the last-level cache is streamed between any two timings, and
-// medians are printed.
-#include <unistd.h>
-
+// 1, 8 and 512 rows. Kernels take turns, a streaming read of more than the last-level cache goes between any two
+// timings, and medians are printed, of the kernels and of that read.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -47,39 +45,6 @@ struct Timed {
   double bytes = 0, flops = 0;
   std::function<void()> run;
   std::vector<double> seconds;
-};
-
-// Reads a buffer larger than the last-level cache, with every thread, so that nothing timed is found in a cache.
-class CacheFlusher {
- public:
-  static Result<CacheFlusher> Create(ThreadPool* pool) {
-    CacheFlusher flusher;
-    long llc = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (llc <= 0) llc = 32 << 20;
-    const size_t bytes = std::clamp<size_t>(2 * static_cast<size_t>(llc), size_t{64} << 20, size_t{1} << 30);
-    ASSIGN_OR_RETURN(flusher.buffer_, Buffer::Create(bytes));
-    std::memset(flusher.buffer_.data(), 1, bytes);
-    flusher.pool_ = pool;
-    return flusher;
-  }
-  void Flush() {
-    constexpr int64_t kParts = 64;
-    const auto* words = reinterpret_cast<const uint64_t*>(buffer_.data());
-    const int64_t per_part = static_cast<int64_t>(buffer_.size() / sizeof(uint64_t)) / kParts;
-    std::vector<uint64_t> sums(kParts);
-    pool_->ParallelFor(kParts, [&](int64_t part, int) {
-      uint64_t sum = 0;
-      for (int64_t i = 0; i < per_part; i += 8) sum += words[part * per_part + i];  // one word a cache line
-      sums[part] = sum;
-    });
-    sink_ = std::accumulate(sums.begin(), sums.end(), sink_);
-  }
-
- private:
-  CacheFlusher() = default;
-  Buffer buffer_;
-  ThreadPool* pool_ = nullptr;
-  volatile uint64_t sink_ = 0;
 };
 
 // One layer of cache for `batch` sequences with room for `length` tokens each, its pages and groups in random places.
@@ -425,14 +390,14 @@ Status RunBenchKernels(KernelFlags flags) {
   RETURN_IF_ERROR(bench.AddAppend(format, 512));
   RETURN_IF_ERROR(bench.AddLinear("gate_up", dtype, 2 * int64_t{flags.ffn}, flags.hidden, rows));
   RETURN_IF_ERROR(bench.AddLinear("down", dtype, flags.hidden, flags.ffn, rows));
-  const MachineRates rates = MeasureMachine(bench.ctx());
-  ASSIGN_OR_RETURN(CacheFlusher flusher, CacheFlusher::Create(&pool));
+  MachineRates rates = MeasureMachine(bench.ctx());
+  ASSIGN_OR_RETURN(ReadProbe probe, ReadProbe::Create(bench.ctx()));
 
   Progress progress("bench kernels");
   for (int repeat = -1; repeat < flags.repeats; ++repeat) {  // the first round warms up
     for (Timed& one : bench.timed) {
       if (Interrupted()) return Cancelled("interrupted");
-      flusher.Flush();
+      probe.Run(bench.ctx());
       const double start = NowSeconds();
       one.run();
       if (repeat >= 0) one.seconds.push_back(NowSeconds() - start);
@@ -440,6 +405,7 @@ Status RunBenchKernels(KernelFlags flags) {
     progress.Update((repeat + 2.0) / (flags.repeats + 1.0));
   }
   progress.Finish();
+  rates.read_gb_s = probe.MedianGbS();
   Json results = Json::array();
   for (Timed& one : bench.timed) {
     Json row = std::move(one.row);

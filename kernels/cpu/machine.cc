@@ -169,6 +169,37 @@ void MeasureMatmul(const Context& ctx, double seconds, MachineRates& rates) {
 
 }  // namespace
 
+Result<ReadProbe> ReadProbe::Create(const Context& ctx) {
+  ReadProbe probe;
+  probe.window_ = std::max<int64_t>(16, int64_t{4} * ctx.pool->threads());
+  probe.tasks_ = 4 * probe.window_;
+  ASSIGN_OR_RETURN(probe.buffer_, Buffer::Create(static_cast<size_t>(probe.tasks_) * kTaskBytes));
+  std::byte* data = probe.buffer_.data();
+  ctx.pool->ParallelFor(probe.tasks_, [&](int64_t t, int) {
+    std::memset(data + t * kTaskBytes, static_cast<int>(t) | 1, kTaskBytes);
+  });
+  return probe;
+}
+
+void ReadProbe::Run(const Context& ctx) {
+  std::atomic<uint32_t> sink{0};
+  const auto read = cpu::BestReadStream();
+  const double start = NowSeconds();
+  ctx.pool->ParallelFor(window_, [&](int64_t t, int) {
+    const auto* from = reinterpret_cast<const uint32_t*>(buffer_.data() + (at_ + t) % tasks_ * kTaskBytes);
+    sink.fetch_xor(read(from, kTaskBytes / sizeof(uint32_t)), std::memory_order_relaxed);
+  });
+  seconds_.push_back(NowSeconds() - start);
+  at_ = (at_ + window_) % tasks_;
+}
+
+double ReadProbe::MedianGbS() const {
+  if (seconds_.empty()) return 0;
+  std::vector<double> s = seconds_;
+  std::nth_element(s.begin(), s.begin() + s.size() / 2, s.end());
+  return static_cast<double>(window_ * kTaskBytes) / s[s.size() / 2] * 1e-9;
+}
+
 MachineRates MeasureMachine(const Context& ctx, double seconds, size_t bytes) {
   MachineRates rates;
   if (bytes == 0) bytes = DefaultBytes();
