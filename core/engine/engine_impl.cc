@@ -30,10 +30,15 @@ Result<std::string> EngineImpl::Submit(GenerationRequest request, EventCallback 
   state->stop_ids.erase(std::unique(state->stop_ids.begin(), state->stop_ids.end()), state->stop_ids.end());
   // An eos of the config may lie outside the vocabulary of the weights.
   std::erase_if(state->stop_ids, [&](int32_t id) { return id < 0 || id >= config_.vocab; });
-  if (request.prompt_logprobs >= 0) state->prompt_logprobs.emplace_back();
-  state->callback = std::move(callback);
   auto first = std::make_unique<Sequence>();
   first->tokens = request.prompt;
+  if (request.resume.has_value()) {
+    first->index = request.resume->sequence;
+    first->tokens.insert(first->tokens.end(), request.resume->tokens.begin(), request.resume->tokens.end());
+    if (!request.resume->tokens.empty()) request.prompt_logprobs = -1;  // reported with the first token
+  }
+  if (request.prompt_logprobs >= 0) state->prompt_logprobs.emplace_back();
+  state->callback = std::move(callback);
   state->sequences.push_back(std::move(first));
   state->unfinished = request.sampling.n;
   state->request = std::move(request);
@@ -101,6 +106,12 @@ void EngineImpl::StartDecoder(Sequence* sequence) {
   const StoppingParams& stopping = sequence->request->request.stopping;
   if (tokenizer_ != nullptr) sequence->decoder.emplace(tokenizer_.get(), /*skip_special=*/true);
   sequence->stops = StopMatcher(stopping.stop, stopping.include_stop);
+  if (!sequence->decoder.has_value() || !sequence->request->request.resume.has_value()) return;
+  // The text of a resumed sequence goes on where its tokens so far have left it.
+  int outputs = 0;
+  for (int32_t id : sequence->request->request.resume->tokens) {
+    sequence->stops.Push(sequence->decoder->Push(id), ++outputs >= stopping.min_tokens);
+  }
 }
 
 void EngineImpl::TakeInbox() {
@@ -203,7 +214,7 @@ void EngineImpl::ApplyToken(Sequence* sequence, const SampledToken& token, doubl
   event.request_id = request->id;
   event.sequence = sequence->index;
   event.index = static_cast<int>(outputs - 1);
-  if (sequence->index == 0 && !request->prompt_logprobs_sent) {
+  if (sequence == request->sequences[0].get() && !request->prompt_logprobs_sent) {
     request->prompt_logprobs_sent = true;
     event.prompt_logprobs = request->prompt_logprobs;
   }

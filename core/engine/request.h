@@ -52,6 +52,15 @@ struct GenerationRequest {
   // Teacher forcing: these tokens are taken instead of sampled ones, each as a decode step with the request's own policy,
   // logprobs reported as for sampled ones. Ends after the last. Used by evaluation.
   std::vector<int32_t> forced;
+  // An output that another engine began (one that was lost): `tokens` were drawn and reported for sequence `sequence` of
+  // this request. They are recomputed as those of a preempted sequence are, not reported again, and the next event goes on
+  // behind them, ids and text; in batch-invariant mode with the ids that the lost engine would have drawn. Needs a seed
+  // unless greedy, and n = 1. `tokens` may be empty: then only the number that keys the draws is another.
+  struct Resume {
+    int sequence = 0;  // events carry it too
+    std::vector<int32_t> tokens;
+  };
+  std::optional<Resume> resume;
 };
 
 enum class FinishReason { kUnspecified = 0, kStop = 1, kLength = 2, kAborted = 3 };

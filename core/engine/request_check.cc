@@ -70,6 +70,29 @@ Status CheckStopping(const StoppingParams& s, const RequestLimits& limits) {
   return CheckIds("stop_token_ids", s.stop_token_ids, limits.vocab);
 }
 
+Status CheckResume(const GenerationRequest& request, const RequestLimits& limits) {
+  const GenerationRequest::Resume& resume = *request.resume;
+  if (resume.sequence < 0 || resume.sequence >= kMaxSequences) {
+    return Bad("the sequence to resume", resume.sequence, "0 to 1023");
+  }
+  if (request.sampling.n != 1) return Bad("n", request.sampling.n, "1 when a sequence is resumed");
+  if (!request.forced.empty()) return InvalidArgument("tokens are forced in a resumed sequence; give one or the other");
+  if (request.sampling.temperature > 0 && !request.sampling.seed.has_value()) {
+    return InvalidArgument("a resumed sequence has no seed; give the one that its first tokens were drawn with");
+  }
+  const auto tokens = static_cast<int64_t>(resume.tokens.size());
+  if (tokens >= request.stopping.max_tokens) {
+    return Bad("the number of tokens to resume behind", tokens,
+               ("less than max_tokens (" + std::to_string(request.stopping.max_tokens) + ")").c_str());
+  }
+  if (static_cast<int64_t>(request.prompt.size()) + tokens >= limits.max_model_len) {
+    return InvalidArgument("the prompt's " + std::to_string(request.prompt.size()) + " and " + std::to_string(tokens) +
+                           " tokens to resume behind leave no room in the context of " +
+                           std::to_string(limits.max_model_len));
+  }
+  return CheckIds("the tokens to resume behind", resume.tokens, limits.vocab);
+}
+
 }  // namespace
 
 const char* FinishReasonName(FinishReason reason) {
@@ -122,6 +145,7 @@ Status CheckRequest(const GenerationRequest& request, const RequestLimits& limit
                              std::to_string(limits.max_model_len));
     }
   }
+  if (request.resume.has_value()) RETURN_IF_ERROR(CheckResume(request, limits));
   return FindAttention(request.attention, *limits.attention).status();
 }
 

@@ -14,7 +14,7 @@ bool Decodes(const Sequence& sequence) { return sequence.computed >= sequence.re
 // Prompt log-probabilities are wanted from row `position`, and have not been collected before a preemption.
 bool WantsScore(const Sequence& sequence, int64_t position) {
   const RequestState& request = *sequence.request;
-  return request.request.prompt_logprobs >= 0 && sequence.index == 0 && position + 1 < request.dense_length &&
+  return request.request.prompt_logprobs >= 0 && &sequence == request.sequences[0].get() && position + 1 < request.dense_length &&
          position + 1 >= static_cast<int64_t>(request.prompt_logprobs.size());
 }
 
