@@ -87,7 +87,7 @@ class SocketMonitor : public GroupMonitor {
 
   // True when a beat is due: the phase or the mark's place inside or outside a collective changed, or time is up.
   bool BeatDue(double now) {
-    const RankReport report = ReportOf(*mark_);
+    const ProgressReport report = ReportOf(*mark_);
     const bool due = now - last_beat_ >= Seconds(options_.heartbeat) || report.phase != beat_.phase;
     if (!due) return false;
     last_beat_ = now;
@@ -124,7 +124,7 @@ class SocketMonitor : public GroupMonitor {
   std::unique_ptr<FaultSeam> fault_;
   Socket wake_read_, wake_write_;
   std::thread thread_;
-  RankReport beat_;
+  ProgressReport beat_;
   double last_beat_ = 0, last_look_ = NowSeconds();
 };
 
@@ -354,7 +354,7 @@ class LeafMonitor final : public SocketMonitor {
   }
 
   std::optional<GroupFailure> Hear(double now) {
-    const RankReport mine = ReportOf(*mark_);
+    const ProgressReport mine = ReportOf(*mark_);
     if (mine != mine_) mine_ = mine, moved_ = now;
     if (hub_left_) {
       // Alone: all that can still be seen is that this rank waits for one that won't come.
@@ -399,7 +399,7 @@ class LeafMonitor final : public SocketMonitor {
   }
 
   MonitorConnection hub_;
-  RankReport hub_report_, mine_;
+  ProgressReport hub_report_, mine_;
   double hub_heard_ = 0, moved_ = 0;
   bool hub_left_ = false, ended_ = false;
 };

@@ -22,7 +22,7 @@ enum class FrameType : uint32_t { kHello = 1, kWelcome, kBeat, kBye, kEnd };
 struct Frame {
   FrameType type = FrameType::kBeat;
   int rank = 0;
-  RankReport report;
+  ProgressReport report;
   std::string payload;  // kHello: the token; kEnd: the sentence that ends the group
 };
 

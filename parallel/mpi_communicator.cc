@@ -4,12 +4,14 @@
 
 #include <mpi.h>
 
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "parallel/collective_checks.h"
+#include "parallel/end_job.h"
 
 namespace quire {
 namespace {
@@ -37,6 +39,13 @@ Status CheckCount(const char* call, int64_t elements) {
   if (elements <= INT_MAX) return OkStatus();
   return InvalidArgument(std::string(call) + " of " + std::to_string(elements) + " elements; MPI counts to " +
                          std::to_string(INT_MAX) + ", so cut it into parts");
+}
+
+// How long MPI_Init may take. Jobs of many hosts need some seconds, so this is no measure of health.
+std::chrono::seconds StartLimit() {
+  const char* text = std::getenv("QUIRE_START_SECONDS");
+  const int seconds = text == nullptr ? 0 : std::atoi(text);
+  return std::chrono::seconds(seconds > 0 ? seconds : 60);
 }
 
 class MpiCommunicator final : public Communicator {
@@ -182,6 +191,12 @@ Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() {
   if (initialized) {
     RETURN_IF_ERROR(FromMpi("MPI_Query_thread", MPI_Query_thread(&provided)));
   } else {
+    const std::chrono::seconds limit = StartLimit();
+    const Watchdog watchdog(limit, [limit] {
+      EndJob("MPI_Init has not ended in " + std::to_string(limit.count()) +
+             " s: a rank of the job has not started, or this host can't reach another's; look at the hosts' names and "
+             "firewalls, or name the network by --interface (QUIRE_START_SECONDS changes the limit)");
+    });
     RETURN_IF_ERROR(FromMpi("MPI_Init_thread", MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided)));
   }
   std::unique_ptr<MpiEnvironment> environment(new MpiEnvironment(!initialized));

@@ -19,7 +19,8 @@ bool LaunchedByMpi();
 // True between MPI's initialisation and its end, whoever called them. Thread safe.
 bool MpiRunning();
 
-// Owns MPI_Init_thread and MPI_Finalize, unless the program has initialised MPI itself: then it does neither.
+// Owns MPI_Init_thread and MPI_Finalize, unless the program has initialised MPI itself: then it does neither. An MPI_Init
+// that doesn't end within QUIRE_START_SECONDS (60) ends the process with a sentence, and so the job.
 class MpiEnvironment {
  public:
   // FAILED_PRECONDITION when MPI gives less than MPI_THREAD_SERIALIZED; UNIMPLEMENTED in a build without MPI.

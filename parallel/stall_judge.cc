@@ -20,7 +20,7 @@ StallJudge::StallJudge(int size, double silence, double stall, double now)
   for (Rank& rank : ranks_) rank.heard = rank.moved = now;
 }
 
-void StallJudge::Heard(int rank, const RankReport& report, double now) {
+void StallJudge::Heard(int rank, const ProgressReport& report, double now) {
   Rank& r = ranks_[rank];
   r.heard = now;
   if (r.report == report) return;

@@ -12,14 +12,14 @@
 namespace quire {
 
 // What one rank says of itself.
-struct RankReport {
+struct ProgressReport {
   Phase phase = Phase::kStart;
   uint64_t count = 0;        // ProgressMark::count
   uint64_t collectives = 0;  // ProgressMark::collectives: odd while inside one
   bool inside() const { return collectives % 2 == 1; }
-  bool operator==(const RankReport&) const = default;
+  bool operator==(const ProgressReport&) const = default;
 };
-inline RankReport ReportOf(const ProgressMark& mark) { return {mark.phase(), mark.count(), mark.collectives()}; }
+inline ProgressReport ReportOf(const ProgressMark& mark) { return {mark.phase(), mark.count(), mark.collectives()}; }
 
 struct GroupFailure {
   enum class Kind {
@@ -30,7 +30,7 @@ struct GroupFailure {
   };
   Kind kind = Kind::kStalled;
   int rank = -1;        // the culprit; -1: no rank in particular
-  RankReport last;      // its last report
+  ProgressReport last;      // its last report
   double seconds = 0;   // since it was last heard of (kDied, kSilent) or last moved
   std::vector<int> waiting;  // ranks that wait in a collective meanwhile
 };
@@ -41,7 +41,7 @@ class StallJudge {
   // silence: a rank unheard of so long has stopped. stall: a rank that works but hasn't moved for so long hangs.
   StallJudge(int size, double silence, double stall, double now);
 
-  void Heard(int rank, const RankReport& report, double now);
+  void Heard(int rank, const ProgressReport& report, double now);
   // The rank's goodbye: it is no longer expected to be heard of.
   void Left(int rank, double now);
   // The judge itself didn't run for `seconds` (a suspended machine, a stopped group): nobody is blamed for that time.
@@ -56,14 +56,14 @@ class StallJudge {
   //   all ranks inside collectives and none moving: the rank in the earliest one, if one is behind, is stalled.
   std::optional<GroupFailure> Judge(double now) const;
 
-  const RankReport& last(int rank) const { return ranks_[rank].report; }
+  const ProgressReport& last(int rank) const { return ranks_[rank].report; }
   double SecondsSinceHeard(int rank, double now) const { return now - ranks_[rank].heard; }
   // Ranks now inside a collective, but `except`.
   std::vector<int> Waiting(int except) const;
 
  private:
   struct Rank {
-    RankReport report;
+    ProgressReport report;
     double heard = 0, moved = 0;  // when last heard of; when the report last changed, or the rank left
     bool left = false;
   };

@@ -1,7 +1,7 @@
 // One rank of an mpirun job that goes through the phases of an engine without being one: start, load (a file, with
 // progress), then steps of a broadcast, a prefill or decode with an all-reduce a layer. The tests of failing ranks
 // break it by QUIRE_FAULT, by another file on one rank, by less memory; it prints "done" where nothing did.
-//   group_member [--steps N] [--layers N] [--load-ms N] [--idle-ms N] [--file PATH] [--memory BYTES] [--interface NAME]
+//   group_member [--stop-at-start 1] [--steps N] [--layers N] [--load-ms N] [--idle-ms N] [--file PATH] [--memory BYTES] [--interface NAME]
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -72,6 +72,7 @@ Status Run(Flags& flags) {
   ASSIGN_OR_RETURN(auto mpi, MakeMpiCommunicator());
   const auto comm = WatchCommunicator(std::move(mpi), &mark);
   ASSIGN_OR_RETURN(const GroupTopology topology, GatherTopology(*comm));
+  if (!flags["--stop-at-start"].empty()) raise(SIGSTOP);
   GroupMonitorOptions options;
   options.interface = flags["--interface"];
   ASSIGN_OR_RETURN(const auto monitor, GroupMonitor::Start(*comm, topology, &mark, options));

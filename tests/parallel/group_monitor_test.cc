@@ -237,7 +237,7 @@ TEST(GroupMonitor, StrangersAreRefusedAndDisturbNobody) {
     // Before rank 1 joins: one says nothing, one talks rubbish, one shows a wrong token as rank 1.
     Eavesdropper comm(std::move(inner), [&](internal::MonitorAddress& address) {
       if (address.token == internal::Token{}) ADD_FAILURE() << "the token is all zero";
-      if (strangers.empty() && mark.count() == 1) {
+      if (mark.count() == 1 && strangers.empty()) {  // on rank 1 alone
         known = address;
         for (int i = 0; i < 3; ++i) strangers.push_back(Dial(address));
         const std::string rubbish(3000, 'x');

@@ -12,7 +12,7 @@ constexpr uint64_t kOutside = 10, kInside = 11;
 // Three ranks heard of every 0.2 s until `until` with reports that don't change; rank r's is reports[r].
 class Group {
  public:
-  explicit Group(std::vector<RankReport> reports) : reports_(std::move(reports)) {}
+  explicit Group(std::vector<ProgressReport> reports) : reports_(std::move(reports)) {}
   StallJudge& judge() { return judge_; }
   void HearUntil(double until, int except = -1) {
     for (; now_ < until; now_ += 0.2) {
@@ -27,7 +27,7 @@ class Group {
 
  private:
   StallJudge judge_{3, 4, 6, 0};
-  std::vector<RankReport> reports_;
+  std::vector<ProgressReport> reports_;
   double now_ = 0;
   int moving_ = -1;
 };

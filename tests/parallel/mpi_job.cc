@@ -1,0 +1,131 @@
+#include "tests/parallel/mpi_job.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "core/base/clock.h"
+
+namespace quire::testing {
+namespace {
+
+// Processes whose environment has this assignment, zombies left out.
+std::vector<int> ProcessesWith(const std::string& assignment) {
+  std::vector<int> pids;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(entry.path() / "environ", std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    if (text.str().find(assignment) != std::string::npos) pids.push_back(std::stoi(name));
+  }
+  return pids;
+}
+
+void AppendWhatIsThere(int fd, std::string* text) {
+  char buffer[4096];
+  for (ssize_t got; (got = read(fd, buffer, sizeof buffer)) > 0;) text->append(buffer, static_cast<size_t>(got));
+}
+
+}  // namespace
+
+MpiJobResult RunMpiJob(const MpiJob& job) {
+  static std::atomic<int> jobs{0};
+  const std::string mark = std::to_string(getpid()) + "." + std::to_string(++jobs);
+  std::vector<std::string> words = {QUIRE_SOURCE_DIR "/tests/mpirun.sh", QUIRE_MPIRUN, std::to_string(job.ranks)};
+  words.insert(words.end(), job.command.begin(), job.command.end());
+  std::vector<const char*> argv;
+  for (const std::string& word : words) argv.push_back(word.c_str());
+  argv.push_back(nullptr);
+
+  int out[2], err[2];
+  if (pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) return {};
+  // The child's environment is made here: between fork and exec a child of many threads must not allocate.
+  std::vector<std::string> assignments = {"QUIRE_TEST_JOB=" + mark};
+  for (char** e = environ; *e != nullptr; ++e) {
+    if (std::string(*e).rfind("QUIRE_", 0) != 0) assignments.push_back(*e);
+  }
+  for (const auto& [name, value] : job.environment) assignments.push_back(name + "=" + value);
+  std::vector<const char*> environment;
+  for (const std::string& assignment : assignments) environment.push_back(assignment.c_str());
+  environment.push_back(nullptr);
+
+  MpiJobResult result;
+  const double begin = NowSeconds();
+  const pid_t pid = fork();
+  if (pid == 0) {
+    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+    dup2(out[1], STDOUT_FILENO);
+    dup2(err[1], STDERR_FILENO);
+    execve(argv[0], const_cast<char* const*>(argv.data()), const_cast<char* const*>(environment.data()));
+    _exit(127);
+  }
+  close(out[1]);
+  close(err[1]);
+  fcntl(out[0], F_SETFL, O_NONBLOCK);
+  fcntl(err[0], F_SETFL, O_NONBLOCK);
+  double fault = -1;
+  int status = 0;
+  bool late = false;
+  while (waitpid(pid, &status, WNOHANG) == 0) {
+    AppendWhatIsThere(out[0], &result.out);
+    AppendWhatIsThere(err[0], &result.err);
+    if (fault < 0 && result.err.find("QUIRE_FAULT happens now") != std::string::npos) fault = NowSeconds();
+    if (!late && NowSeconds() - begin > job.seconds) {
+      late = true;
+      kill(pid, SIGTERM);  // mpirun ends its ranks
+    }
+    if (late && NowSeconds() - begin > job.seconds + 8) kill(pid, SIGKILL);
+    pollfd polled[2] = {{out[0], POLLIN, 0}, {err[0], POLLIN, 0}};
+    poll(polled, 2, 10);
+    if ((polled[0].revents | polled[1].revents) & POLLHUP) usleep(5000);
+  }
+  const double end = NowSeconds();
+  AppendWhatIsThere(out[0], &result.out);
+  AppendWhatIsThere(err[0], &result.err);
+  close(out[0]);
+  close(err[0]);
+  result.seconds = end - begin;
+  if (fault >= 0) result.seconds_after_fault = end - fault;
+  if (WIFEXITED(status) && !late) result.exit_code = WEXITSTATUS(status);
+  const std::string assignment = "QUIRE_TEST_JOB=" + mark + std::string(1, '\0');
+  do {
+    result.survivors = ProcessesWith(assignment);
+    if (result.survivors.empty()) break;
+    usleep(50000);
+  } while (NowSeconds() - end < 2);
+  for (int survivor : result.survivors) kill(survivor, SIGKILL);
+  return result;
+}
+
+std::vector<MpiJobResult> RunMpiJobs(const std::vector<MpiJob>& jobs) {
+  std::vector<MpiJobResult> results(jobs.size());
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < jobs.size(); ++i) threads.emplace_back([&, i] { results[i] = RunMpiJob(jobs[i]); });
+  for (std::thread& thread : threads) thread.join();
+  return results;
+}
+
+std::vector<std::string> DifferOnOneRank(const std::vector<std::string>& command, const OnOneRank& difference) {
+  std::string script = "if [ \"$OMPI_COMM_WORLD_RANK\" = " + std::to_string(difference.rank) + " ]; then ";
+  if (!difference.before.empty()) script += difference.before + "; ";
+  if (!difference.instead.empty()) script += "shift; set -- '" + difference.instead + "' \"$@\"; ";
+  for (const std::string& word : difference.suffix) script += "set -- \"$@\" '" + word + "'; ";
+  script += "fi; exec \"$@\"";
+  std::vector<std::string> words = {"sh", "-c", script, "sh"};
+  words.insert(words.end(), command.begin(), command.end());
+  return words;
+}
+
+}  // namespace quire::testing

@@ -1,0 +1,39 @@
+// An mpirun job as a process of its own: its output, its end and what it left behind. For tests that break its ranks.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace quire::testing {
+
+struct MpiJobResult {
+  int exit_code = -1;  // mpirun's; −1 when a signal ended it, or it had to be ended because the time was up
+  std::string out, err;
+  double seconds = 0;             // from start to end
+  double seconds_after_fault = -1;  // from QUIRE_FAULT's line on stderr to the end; −1: there was none
+  std::vector<int> survivors;     // processes of the job that outlived mpirun by more than 2 s; they have been killed
+};
+
+struct MpiJob {
+  int ranks = 3;
+  std::vector<std::string> command = {};                 // program and arguments
+  std::map<std::string, std::string> environment = {};   // of all ranks
+  int seconds = 25;                                 // after which the job is ended
+};
+
+// Runs it by tests/mpirun.sh. Thread safe.
+MpiJobResult RunMpiJob(const MpiJob& job);
+// All at once; results in the same order.
+std::vector<MpiJobResult> RunMpiJobs(const std::vector<MpiJob>& jobs);
+
+// `command`, which differs on one rank. All ranks run it through sh.
+struct OnOneRank {
+  int rank = 1;
+  std::string before = {};               // shell commands, as "ulimit -v 1000000"
+  std::string instead = {};              // another program
+  std::vector<std::string> suffix = {};  // further arguments
+};
+std::vector<std::string> DifferOnOneRank(const std::vector<std::string>& command, const OnOneRank& difference);
+
+}  // namespace quire::testing
