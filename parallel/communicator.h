@@ -31,6 +31,11 @@ class Communicator {
   virtual Status Send(TensorView data, int to, Stream stream = {}) = 0;
   virtual Status Recv(TensorView data, int from, Stream stream = {}) = 0;
   virtual Status Barrier() = 0;
+
+  // Ends the group for a reason found outside a collective: the others must not wait for a rank that can't go on.
+  // Threads: every rank's current or next collective returns `why`. MPI: `why` goes to stderr and the job ends. A
+  // group of one has nobody to tell.
+  virtual void Abort(const Status& why) { static_cast<void>(why); }
 };
 
 // The group of one: collectives copy, Send and Recv are INVALID_ARGUMENT.

@@ -132,6 +132,17 @@ Status AgreeOn(Communicator& comm, const GroupTopology& topology, const Status& 
   std::string texts(static_cast<size_t>(total), ' ');
   RETURN_IF_ERROR(comm.AllGatherV(Bytes(text.data(), static_cast<size_t>(counts[comm.rank()])),
                                   Bytes(texts.data(), texts.size()), counts));
+  // What every rank says alike (a path that doesn't exist) needs no rank's name.
+  const bool alike = static_cast<int>(failed.size()) == comm.size() &&
+                     std::all_of(all.begin(), all.end(), [&](const StatusRecord& r) { return r == all[0]; }) &&
+                     [&] {
+                       const auto length = static_cast<size_t>(counts[0]);
+                       for (size_t r = 1; r < failed.size(); ++r) {
+                         if (texts.compare(r * length, length, texts, 0, length) != 0) return false;
+                       }
+                       return true;
+                     }();
+  if (alike) return Status(local.code(), std::move(text));
   const int first = failed.front();  // its message is the first of all: the ranks below it sent none
   std::string message = topology.Name(first) + ": " + texts.substr(0, static_cast<size_t>(counts[first]));
   if (failed.size() > 1) message += " (" + std::to_string(failed.size() - 1) + " more ranks failed)";

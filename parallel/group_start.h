@@ -33,7 +33,7 @@ NamedHash WeightIndexIdentity(uint64_t hash);
 Status CheckSameOnAllRanks(Communicator& comm, const GroupTopology& topology, std::span<const NamedHash> items);
 
 // OK on all ranks when `local` is OK on all; else on all ranks the code and message of the lowest failing rank, with its
-// name and host before it. A group of one returns `local` as it is.
+// name and host before it; when all ranks say the same, that alone. A group of one returns `local` as it is.
 Status AgreeOn(Communicator& comm, const GroupTopology& topology, const Status& local);
 
 // The smallest of the ranks' values: what every one of them can do. Page capacity, free memory.

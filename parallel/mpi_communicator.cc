@@ -8,8 +8,10 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "parallel/collective_checks.h"
 #include "parallel/end_job.h"
 
@@ -18,6 +20,10 @@ namespace {
 
 // Below this many elements a sum is one all-gather; above it, slices travel twice but each byte only to one rank.
 constexpr int64_t kGatherElements = 4096;
+// How a rank waits in a broadcast.
+constexpr double kYieldAfterSeconds = 100e-6;
+constexpr double kSleepAfterSeconds = 20e-3;
+constexpr std::chrono::microseconds kSleep{200};
 
 Status FromMpi(const char* call, int code) {
   if (code == MPI_SUCCESS) return OkStatus();
@@ -126,7 +132,10 @@ class MpiCommunicator final : public Communicator {
   Status Broadcast(TensorView data, int root, Stream) override {
     RETURN_IF_ERROR(internal::CheckRoot(root, size_));
     RETURN_IF_ERROR(CheckCount("Broadcast", data.elements()));
-    return FromMpi("MPI_Bcast", MPI_Bcast(data.data, static_cast<int>(data.elements()), TypeOf(data.dtype), root, comm_));
+    MPI_Request request;
+    RETURN_IF_ERROR(FromMpi("MPI_Ibcast", MPI_Ibcast(data.data, static_cast<int>(data.elements()), TypeOf(data.dtype), root,
+                                                     comm_, &request)));
+    return Wait(&request);
   }
 
   Status Send(TensorView data, int to, Stream) override {
@@ -150,7 +159,27 @@ class MpiCommunicator final : public Communicator {
 
   Status Barrier() override { return FromMpi("MPI_Barrier", MPI_Barrier(comm_)); }
 
+  void Abort(const Status& why) override {
+    EndJob(why.message() + " (" + std::string(StatusCodeName(why.code())) + ")");
+  }
+
  private:
+  // A broadcast is what ranks wait in while nothing is to be done, perhaps for hours: MPI's own wait would keep a
+  // processor busy all that time. At first as quick as that, then giving way to others, at last asleep between looks.
+  static Status Wait(MPI_Request* request) {
+    const double begin = NowSeconds();
+    for (int done = 0;;) {
+      RETURN_IF_ERROR(FromMpi("MPI_Test", MPI_Test(request, &done, MPI_STATUS_IGNORE)));
+      if (done) return OkStatus();
+      const double waited = NowSeconds() - begin;
+      if (waited > kSleepAfterSeconds) {
+        std::this_thread::sleep_for(kSleep);
+      } else if (waited > kYieldAfterSeconds) {
+        std::this_thread::yield();
+      }
+    }
+  }
+
   // out[i] = Σ over ranks of scratch_[rank][i], rank 0 first.
   void SumInRankOrder(int64_t n, float* out) const {
     const float* part = scratch_.data();
@@ -184,6 +213,13 @@ bool MpiRunning() {
   return initialized && !finalized;
 }
 
+int LaunchedRank() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK"}) {
+    if (const char* rank = std::getenv(name)) return std::atoi(rank);
+  }
+  return 0;
+}
+
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() {
   int initialized = 0;
   RETURN_IF_ERROR(FromMpi("MPI_Initialized", MPI_Initialized(&initialized)));
@@ -191,6 +227,9 @@ Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() {
   if (initialized) {
     RETURN_IF_ERROR(FromMpi("MPI_Query_thread", MPI_Query_thread(&provided)));
   } else {
+    // OpenMPI waits by spinning. A rank that shares its processor, be it with another program, must let that one run while
+    // it waits, or each collective takes a turn of the system's scheduler. Who knows better says so in the environment.
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", /*overwrite=*/0);
     const std::chrono::seconds limit = StartLimit();
     const Watchdog watchdog(limit, [limit] {
       EndJob("MPI_Init has not ended in " + std::to_string(limit.count()) +

@@ -19,6 +19,10 @@ bool LaunchedByMpi();
 // True between MPI's initialisation and its end, whoever called them. Thread safe.
 bool MpiRunning();
 
+// This process's rank in the launcher's job, from the environment as well; 0 outside one. For what must be known before
+// MPI is up, as whether to print a message that all ranks have.
+int LaunchedRank();
+
 // Owns MPI_Init_thread and MPI_Finalize, unless the program has initialised MPI itself: then it does neither. An MPI_Init
 // that doesn't end within QUIRE_START_SECONDS (60) ends the process with a sentence, and so the job.
 class MpiEnvironment {

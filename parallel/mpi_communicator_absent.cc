@@ -13,6 +13,7 @@ Status NoMpi() {
 bool HasMpi() { return false; }
 bool LaunchedByMpi() { return false; }
 bool MpiRunning() { return false; }
+int LaunchedRank() { return 0; }
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() { return NoMpi(); }
 MpiEnvironment::~MpiEnvironment() = default;
 Result<MpiTopology> QueryMpiTopology() { return NoMpi(); }

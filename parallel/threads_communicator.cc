@@ -16,8 +16,16 @@
 namespace quire {
 namespace {
 
-// Spins this often before sleeping: peers arrive within microseconds when each has a core.
+// Looks this often before sleeping: peers arrive within microseconds when each has a processor. Where they haven't, the
+// processor is better given to a peer at once.
 constexpr int kSpins = 2000;
+constexpr int kSpinsWhenCrowded = 2;
+
+inline void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
 
 struct Published {
   const char* call = "";
@@ -34,9 +42,15 @@ struct Mailbox {
 
 struct Hub {
   Hub(int size, const ThreadGroupOptions& o)
-      : size(size), timeout(o.timeout), published(size), arrived(size, 0), mailboxes(static_cast<size_t>(size) * size) {}
+      : size(size),
+        spins(size <= static_cast<int>(std::thread::hardware_concurrency()) ? kSpins : kSpinsWhenCrowded),
+        timeout(o.timeout),
+        published(size),
+        arrived(size, 0),
+        mailboxes(static_cast<size_t>(size) * size) {}
 
   const int size;
+  const int spins;
   const std::chrono::milliseconds timeout;
   std::vector<Published> published;  // [rank], written before a meeting, read after it
 
@@ -81,13 +95,17 @@ struct Hub {
         return OkStatus();
       }
     }
-    for (int i = 0; i < kSpins; ++i) {
+    for (int i = 0; i < spins; ++i) {
       if (meetings.load(std::memory_order_acquire) >= meeting) return OkStatus();
-      if (i % 64 == 63) std::this_thread::yield();
+      if (spins == kSpins && i % 64 != 63) {
+        Pause();
+      } else {
+        std::this_thread::yield();
+      }
     }
     std::unique_lock lock(mutex);
-    const bool woken = changed.wait_for(
-        lock, timeout, [&] { return meetings.load(std::memory_order_acquire) >= meeting || failed.load(); });
+    const bool woken =
+        Sleep(lock, [&] { return meetings.load(std::memory_order_acquire) >= meeting || failed.load(); });
     if (meetings.load(std::memory_order_acquire) >= meeting) return OkStatus();
     if (!woken) {
       Fail(Unavailable("rank " + std::to_string(rank) + " waited " + std::to_string(timeout.count()) +
@@ -96,9 +114,17 @@ struct Hub {
     return failure;
   }
 
+  // False when the time is up before `ready`.
+  template <typename Predicate>
+  bool Sleep(std::unique_lock<std::mutex>& lock, Predicate ready) {
+    if (timeout.count() > 0) return changed.wait_for(lock, timeout, ready);
+    changed.wait(lock, ready);
+    return true;
+  }
+
   template <typename Predicate>
   Status Wait(std::unique_lock<std::mutex>& lock, int rank, const char* call, int peer, Predicate ready) {
-    if (changed.wait_for(lock, timeout, [&] { return ready() || failed.load(); })) {
+    if (Sleep(lock, [&] { return ready() || failed.load(); })) {
       return ready() ? OkStatus() : failure;
     }
     Fail(Unavailable("rank " + std::to_string(rank) + " waited " + std::to_string(timeout.count()) + " ms in " + call +
@@ -212,6 +238,11 @@ class ThreadCommunicator final : public Communicator {
   Status Barrier() override {
     RETURN_IF_ERROR(Start({"Barrier", {}, {}, 0}));
     return hub_->Meet(rank_);  // what was published is read until here
+  }
+
+  void Abort(const Status& why) override {
+    std::lock_guard lock(hub_->mutex);
+    hub_->Fail(why);
   }
 
  private:

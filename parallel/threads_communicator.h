@@ -13,6 +13,7 @@ namespace quire {
 
 struct ThreadGroupOptions {
   // A collective that not all ranks reach in this time is UNAVAILABLE on those that did, naming the missing ranks.
+  // 0: they wait as long as it takes (a group that idles between requests).
   std::chrono::milliseconds timeout{60000};
 };
 

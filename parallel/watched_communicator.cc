@@ -44,6 +44,7 @@ class WatchedCommunicator final : public Communicator {
     const Inside inside(mark_);
     return inner_->Barrier();
   }
+  void Abort(const Status& why) override { inner_->Abort(why); }
 
  private:
   struct Inside {
