@@ -1,12 +1,14 @@
 // Making an engine, and what it would need.
 #include "core/engine/engine.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
 #include "core/base/clock.h"
 #include "core/engine/available_memory.h"
 #include "core/engine/engine_impl.h"
+#include "core/engine/engine_options.h"
 #include "core/model/families.h"
 
 namespace quire {
@@ -16,53 +18,56 @@ Result<std::unique_ptr<Engine>> Engine::Create(EngineOptions options) {
   return std::unique_ptr<Engine>(std::move(engine));
 }
 
-Result<MemoryBytes> PredictMemory(const EngineOptions& options) {
+Result<MemoryBytes> PredictMemory(const EngineOptions& options, int tp, int rank) {
   RETURN_IF_ERROR(CheckEngineOptions(options));
   ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(options.model, options.load_format, options.seed));
   ThreadPool pool(options.threads);
   Context ctx;
   ctx.pool = &pool;
   ctx.batch_invariant = options.batch_invariant;
-  ASSIGN_OR_RETURN(EnginePlan plan, PlanEngine(ctx, options, checkpoint.config, AvailableMemory()));
+  ASSIGN_OR_RETURN(EnginePlan plan, PlanEngine(ctx, options, checkpoint.config,
+                                               AvailableMemory() / static_cast<size_t>(std::max(1, tp)), tp, rank));
   return plan.memory;
+}
+
+EngineImpl::EngineImpl(std::unique_ptr<EngineRank> rank, std::unique_ptr<Tokenizer> tokenizer)
+    : rank_(std::move(rank)),
+      config_(rank_->config),
+      plan_(rank_->plan),
+      channel_(rank_->comm.get()),
+      tokenizer_(std::move(tokenizer)) {}
+
+EngineImpl::~EngineImpl() {
+  if (!rank_->alone() && broken_.ok()) static_cast<void>(channel_.Send(GroupMessage::kClose));
 }
 
 Result<std::unique_ptr<EngineImpl>> EngineImpl::Create(EngineOptions options) {
   const double begin = NowSeconds();
   RETURN_IF_ERROR(CheckEngineOptions(options));
-  ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(options.model, options.load_format, options.seed));
-  std::unique_ptr<EngineImpl> engine(new EngineImpl);
-  engine->config_ = checkpoint.config;
-  engine->pool_ = std::make_unique<ThreadPool>(options.threads);
-  Context ctx;
-  ctx.pool = engine->pool_.get();
-  ctx.batch_invariant = options.batch_invariant;
-  const size_t available = AvailableMemory();
-  ASSIGN_OR_RETURN(engine->plan_, PlanEngine(ctx, std::move(options), engine->config_, available));
-  EnginePlan& plan = engine->plan_;
-  RETURN_IF_ERROR(CheckMemory(plan, MappedBytes(checkpoint, plan.dtype), available));
-  EngineOptions& o = plan.options;
-  o.threads = engine->pool_->threads();
-  engine->comm_ = MakeSelfCommunicator();
-
-  if (o.load_tokenizer) {
+  if (options.comm != nullptr && options.comm->size() > 1) {
+    if (options.comm->rank() != 0) {
+      return FailedPrecondition("rank " + std::to_string(options.comm->rank()) +
+                                " can't make an engine: rank 0 does, and the others call FollowLeader");
+    }
+    std::vector<uint8_t> bytes;
+    SerializeOptions(options, &bytes);
+    RETURN_IF_ERROR(GroupChannel(options.comm).Send(GroupMessage::kOpen, bytes));
+  }
+  std::unique_ptr<Tokenizer> tokenizer;
+  ASSIGN_OR_RETURN(auto rank, EngineRank::Create(std::move(options), [&](const EngineOptions& o) -> Status {
+    if (!o.load_tokenizer) return OkStatus();
     if (o.progress) o.progress("tokenizer", 0);
-    auto tokenizer = LoadTokenizer(o.model);
-    if (tokenizer.ok()) {
-      engine->tokenizer_ = std::move(tokenizer).value();
-    } else if (tokenizer.status().code() != StatusCode::kNotFound || o.load_format != "dummy") {
-      return tokenizer.status();  // made-up weights do without
+    auto loaded = LoadTokenizer(o.model);
+    if (loaded.ok()) {
+      tokenizer = std::move(loaded).value();
+    } else if (loaded.status().code() != StatusCode::kNotFound || o.load_format != "dummy") {
+      return loaded.status();  // made-up weights do without
     }
     if (o.progress) o.progress("tokenizer", 1);
-  }
-  const auto progress = o.progress;
-  ASSIGN_OR_RETURN(engine->weights_, LoadWeights(ctx, checkpoint, plan.shard, plan.dtype, [&](int done, int layers) {
-                     if (progress) progress("weights", layers > 0 ? static_cast<double>(done) / layers : 1.0);
-                   }));
-  std::vector<const AttentionPolicy*> policies;
-  for (const auto& policy : plan.policies) policies.push_back(policy.get());
-  ASSIGN_OR_RETURN(engine->executor_, Executor::Create(ctx, engine->config_, &engine->weights_, plan.shard,
-                                                       engine->comm_.get(), std::move(policies), plan.executor));
+    return OkStatus();
+  }));
+  std::unique_ptr<EngineImpl> engine(new EngineImpl(std::move(rank), std::move(tokenizer)));
+  const EnginePlan& plan = engine->plan_;
   ASSIGN_OR_RETURN(KvBooks books,
                    KvBooks::Create(plan.executor.cache, plan.executor.capacity, plan.scheduler.max_rows));
   engine->scheduler_ = std::make_unique<Scheduler>(std::move(books), plan.scheduler);
@@ -73,9 +78,9 @@ Result<std::unique_ptr<EngineImpl>> EngineImpl::Create(EngineOptions options) {
 
 MemoryBytes EngineImpl::Memory() const {
   MemoryBytes bytes;
-  bytes.weights = weights_.bytes().total();
-  bytes.kv_cache = static_cast<size_t>(executor_->storage().kv_bytes());
-  bytes.kv_metadata = static_cast<size_t>(executor_->storage().metadata_bytes());
+  bytes.weights = rank_->weights.bytes().total();
+  bytes.kv_cache = static_cast<size_t>(rank_->executor->storage().kv_bytes());
+  bytes.kv_metadata = static_cast<size_t>(rank_->executor->storage().metadata_bytes());
   std::lock_guard lock(stats_mutex_);
   bytes.scratch = scratch_bytes_;
   return bytes;

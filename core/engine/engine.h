@@ -4,6 +4,19 @@
 //   auto engine = Engine::Create(options);
 //   engine->Submit(request, [](const TokenEvent& e) { … });
 //   engine->Run();   // until idle
+//
+// On several ranks (threads of a process, or processes of an MPI job) rank 0 makes the engine, with its communicator in the
+// options, and all others follow it:
+//
+//   if (comm->rank() != 0) return FollowLeader({.comm = comm});   // group.h; returns when the leader releases them
+//   options.comm = comm;
+//   … as above; the engine is destroyed …
+//   ReleaseFollowers(comm);
+//
+// A program that owns MPI_Init itself asks for MPI_THREAD_MULTIPLE (at least SERIALIZED), makes the communicator by
+// MakeMpiCommunicator (parallel/mpi_communicator.h, which neither initialises nor ends an MPI that is up), and destroys it
+// before its MPI_Finalize. Options are rank 0's alone; every rank opens the same model path. Engines may follow one
+// another on one communicator; between them, and while an engine lives, no one else may use it.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +25,14 @@
 #include <string>
 #include <vector>
 
+#include "core/base/progress.h"
 #include "core/base/status.h"
 #include "core/engine/request.h"
 #include "core/io/tokenizer.h"
 #include "core/model/decoder.h"
 #include "core/model/model_config.h"
+#include "parallel/communicator.h"
+#include "parallel/counted_communicator.h"
 
 namespace quire {
 
@@ -25,22 +41,33 @@ struct EngineOptions {
   std::string load_format = "auto";  // or "dummy"
   std::string dtype = "auto";        // auto | float32 | bfloat16 | float16: of the matrices
   std::string kv_cache_dtype = "auto";  // auto: as dtype; float32 | bfloat16 | float16
-  int threads = 0;                   // 0: the processors this process may use
+  int threads = 0;                   // of each rank; 0: its share of the processors that it and others may use
   int64_t max_model_len = 0;         // 0: the model's
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;  // rows of one step; ≥ max_num_seqs
   int page_size = 16;
-  int64_t kv_cache_bytes = 0;        // 0: enough for max_num_seqs × max_model_len or a share of free memory, the smaller
+  int64_t kv_cache_bytes = 0;        // of each rank; 0: enough for max_num_seqs × max_model_len or a share of free memory, the smaller
   std::vector<AttentionSpec> attention = {AttentionSpec{}};  // policies requests may use; the first is the default
   bool batch_invariant = false;
   uint64_t seed = 0;                 // of requests without one; also of dummy weights
   bool load_tokenizer = true;        // false: token ids in and out only, no stop strings
   std::function<void(const std::string& phase, double fraction)> progress;  // loading; may be empty
+  Communicator* comm = nullptr;           // of the group, rank 0's; not owned; null: alone
+  ProgressMark* progress_mark = nullptr;  // what this rank is doing, for a monitor; not owned; may be null
 };
 
 struct MemoryBytes {  // of this rank
   size_t weights = 0, kv_cache = 0, kv_metadata = 0, scratch = 0;
   size_t total() const { return weights + kv_cache + kv_metadata + scratch; }
+};
+
+// What a rank of the group has, as told when the engine was made.
+struct RankInfo {
+  int rank = 0;
+  std::string host;
+  int threads = 0;
+  int64_t weight_bytes_read = 0;  // of the checkpoint
+  MemoryBytes memory;             // scratch: before the first step
 };
 
 struct EngineStats {
@@ -49,13 +76,17 @@ struct EngineStats {
   int64_t steps = 0, preemptions = 0;
   int64_t prompt_tokens = 0, generation_tokens = 0;
   int64_t requests_finished = 0;
-  AttentionStats attention;  // sums since the start
+  AttentionStats attention;  // sums since the start; pages of all ranks, each KV head once; seconds of this rank
   double prefill_seconds = 0, decode_seconds = 0;
+  CollectiveStats collectives;         // of rank 0 since the engine was made
+  double step_broadcast_seconds = 0;   // telling the other ranks what to do: plans to bytes, and their broadcast
 };
 
 class Engine {
  public:
   virtual ~Engine() = default;
+  // With a communicator of several ranks: on rank 0, while the others are in FollowLeader. What fails on any rank is
+  // returned here (and told to all), with that rank's number and host.
   static Result<std::unique_ptr<Engine>> Create(EngineOptions options);
 
   // Queues a request; thread safe. INVALID_ARGUMENT (parameters, ids out of range, empty or too long a prompt),
@@ -63,7 +94,8 @@ class Engine {
   virtual Result<std::string> Submit(GenerationRequest request, EventCallback callback) = 0;
   // Ends a request with one final ABORTED event per unfinished sequence; idempotent, thread safe.
   virtual void Cancel(const std::string& request_id) = 0;
-  // One step: admits, runs and samples. Returns false when there was nothing to do.
+  // One step: admits, runs and samples. Returns false when there was nothing to do. An error means that the group of
+  // ranks is lost: every request has had its last event, and later steps return the same.
   virtual Result<bool> Step() = 0;
   // Steps until nothing is queued or running.
   virtual Status Run() = 0;
@@ -74,6 +106,7 @@ class Engine {
   virtual const Tokenizer* tokenizer() const = 0;  // null when not loaded
   virtual const EngineOptions& options() const = 0;  // with every auto resolved
   virtual double load_seconds() const = 0;
+  virtual std::vector<RankInfo> Ranks() const = 0;  // one a rank
 
   // For benches and evaluation: a sequence of `length` tokens whose cache holds seeded random K and V, ready to decode as a
   // request would (greedy, ignoring eos) for `steps` tokens.
@@ -82,7 +115,8 @@ class Engine {
   virtual void set_selection_observer(SelectionObserver* observer) = 0;  // not owned
 };
 
-// What Create would need, without loading: for `quire info`.
-Result<MemoryBytes> PredictMemory(const EngineOptions& options);
+// What Create would need on rank `rank` of `tp`, without loading: for `quire info`. Automatic sizes assume that the ranks
+// share this machine.
+Result<MemoryBytes> PredictMemory(const EngineOptions& options, int tp = 1, int rank = 0);
 
 }  // namespace quire

@@ -159,9 +159,9 @@ void EngineImpl::Fail(RequestState* request, const Status& status) {
 
 void EngineImpl::Abort(RequestState* request) { Fail(request, OkStatus()); }
 
-void EngineImpl::FailAll(const Status& status) {
+void EngineImpl::FailAll(const Status& status, bool also_waiting) {
   for (auto& [id, request] : requests_) {
-    const bool touched = std::any_of(request->sequences.begin(), request->sequences.end(),
+    const bool touched = also_waiting || std::any_of(request->sequences.begin(), request->sequences.end(),
                                      [](const auto& sequence) { return sequence->state == SequenceState::kRunning; });
     if (touched) Fail(request.get(), status);
   }
@@ -281,7 +281,9 @@ void EngineImpl::UpdateStats(const Scheduler::Planned& planned, const StepResult
       stats_.pages_free = pages.free();
     }
   }
-  scratch_bytes_ = executor_->scratch_bytes();
+  scratch_bytes_ = rank_->executor->scratch_bytes();
+  stats_.collectives = rank_->comm->stats();
+  stats_.step_broadcast_seconds = broadcast_seconds_;
   if (planned.plan.chunks.empty()) return;
   ++stats_.steps;
   for (const PlanChunk& chunk : planned.plan.chunks) stats_.prompt_tokens += chunk.decode != 0 ? 0 : chunk.rows;
@@ -294,11 +296,33 @@ void EngineImpl::UpdateStats(const Scheduler::Planned& planned, const StepResult
   stats_.decode_seconds += seconds * (1 - planned.prefill_share);
 }
 
+Status EngineImpl::Execute(const StepPlan& plan, StepResult* result) {
+  if (!rank_->alone()) {
+    if (plan.empty()) {
+      *result = {};
+      return OkStatus();
+    }
+    rank_->Enter(Phase::kBroadcast);
+    const double begin = NowSeconds();
+    plan.Serialize(&message_);
+    const Status sent = channel_.Send(GroupMessage::kPlan, message_);
+    broadcast_seconds_ += NowSeconds() - begin;
+    RETURN_IF_ERROR(sent);
+  }
+  return rank_->Execute(plan, result);
+}
+
 Result<bool> EngineImpl::Step() {
   TakeInbox();
+  if (!broken_.ok()) {
+    FailAll(broken_, /*also_waiting=*/true);
+    DropFinished();
+    return broken_;
+  }
   const bool aborted = !done_.empty();
   DropFinished();
   if (scheduler_->idle()) {
+    rank_->Enter(Phase::kIdle);
     if (aborted) UpdateStats({}, {}, 0);
     return aborted;
   }
@@ -313,10 +337,19 @@ Result<bool> EngineImpl::Step() {
     Fail(planned.failed->request, planned.failure);
   }
   StepResult result;
-  const Status status = executor_->Execute(planned.plan, &result);
+  const Status status = Execute(planned.plan, &result);
+  rank_->Enter(Phase::kIdle);  // what follows is events, and so code of others
   const double now = NowSeconds();
+  if (!status.ok() && !rank_->alone()) {
+    // The ranks are no longer at the same place, whoever is to blame; a follower that is has named itself.
+    broken_ = status.WithContext("the group of " + std::to_string(rank_->comm->size()) + " ranks is lost");
+    rank_->comm->Abort(status.WithContext(rank_->topology.Name(0)));
+    FailAll(broken_, /*also_waiting=*/true);
+    DropFinished();
+    return broken_;
+  }
   if (!status.ok()) {
-    FailAll(status);
+    FailAll(status, /*also_waiting=*/false);
   } else {
     scheduler_->CompleteForks();
     ApplyScores(planned, result);

@@ -10,19 +10,18 @@
 #include <unordered_set>
 #include <vector>
 
-#include "core/base/thread_pool.h"
 #include "core/engine/engine.h"
-#include "core/engine/engine_plan.h"
-#include "core/engine/executor.h"
+#include "core/engine/engine_rank.h"
+#include "core/engine/group_channel.h"
 #include "core/engine/scheduler.h"
 #include "core/engine/sequence.h"
-#include "core/model/model_weights.h"
 
 namespace quire {
 
 class EngineImpl : public Engine {
  public:
   static Result<std::unique_ptr<EngineImpl>> Create(EngineOptions options);
+  ~EngineImpl() override;
 
   Result<std::string> Submit(GenerationRequest request, EventCallback callback) override;
   void Cancel(const std::string& request_id) override;
@@ -36,32 +35,37 @@ class EngineImpl : public Engine {
   double load_seconds() const override { return load_seconds_; }
   Result<std::string> SubmitRandomCache(int64_t length, int steps, uint64_t seed,
                                         std::optional<AttentionSpec> attention, EventCallback callback) override;
-  void set_selection_observer(SelectionObserver* observer) override { executor_->set_observer(observer); }
+  void set_selection_observer(SelectionObserver* observer) override {
+    rank_->executor->set_observer(observer);
+  }
+  std::vector<RankInfo> Ranks() const override { return rank_->reports; }
 
   const Scheduler& scheduler() const { return *scheduler_; }  // for tests
 
  private:
-  EngineImpl() = default;
+  EngineImpl(std::unique_ptr<EngineRank> rank, std::unique_ptr<Tokenizer> tokenizer);
   Result<std::string> Queue(std::unique_ptr<RequestState> state);
 
   void TakeInbox();
   void StartDecoder(Sequence* sequence);
   void Abort(RequestState* request);
   void Fail(RequestState* request, const Status& status);
-  void FailAll(const Status& status);
+  void FailAll(const Status& status, bool also_waiting);
+  // Tells the other ranks what to do, and does this rank's part.
+  Status Execute(const StepPlan& plan, StepResult* result);
   void ApplyScores(const Scheduler::Planned& planned, const StepResult& result);
   void ApplyToken(Sequence* sequence, const SampledToken& token, double now);
   void FinishSequence(Sequence* sequence, TokenEvent* event, double now);
   void DropFinished();
   void UpdateStats(const Scheduler::Planned& planned, const StepResult& result, double seconds);
 
-  ModelConfig config_;
-  EnginePlan plan_;
-  std::unique_ptr<ThreadPool> pool_;
-  std::unique_ptr<Communicator> comm_;
-  ModelWeights weights_;
+  std::unique_ptr<EngineRank> rank_;
+  const ModelConfig& config_;  // rank_'s
+  const EnginePlan& plan_;     // rank_'s
+  GroupChannel channel_;
+  std::vector<uint8_t> message_;
+  Status broken_;  // why the group of ranks is lost, once it is
   std::unique_ptr<Tokenizer> tokenizer_;
-  std::unique_ptr<Executor> executor_;
   std::unique_ptr<Scheduler> scheduler_;
   double load_seconds_ = 0;
 
@@ -78,6 +82,7 @@ class EngineImpl : public Engine {
   mutable std::mutex stats_mutex_;
   EngineStats stats_;
   int64_t finished_ = 0;
+  double broadcast_seconds_ = 0;
   size_t scratch_bytes_ = 0;
 };
 

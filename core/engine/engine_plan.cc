@@ -5,7 +5,9 @@
 #include <limits>
 #include <string>
 
+#include "core/base/check.h"
 #include "core/model/decoder.h"
+#include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/linear.h"
@@ -18,6 +20,8 @@ constexpr double kCacheShare = 0.5;
 // Rows of prompts a step whose logits are kept for prompt_logprobs.
 constexpr int kPromptLogits = 64;
 constexpr int kMaxThreads = 4096;
+// That Linear wants of rows it reads in place.
+constexpr uintptr_t kMappedAlignment = 16;
 
 Status CheckAtLeast(const char* name, int64_t value, int64_t least) {
   if (value >= least) return OkStatus();
@@ -120,7 +124,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       if (policy->IsDense(length, config.layers - 1, format.page_size)) continue;
       SelectParams select;
       select.rows = rows;
-      select.q_heads = decode.q_heads;
+      select.q_heads = static_cast<int>(plan.shard.kv_heads.size()) * (config.q_heads / config.kv_heads);
       select.row_seq = row_seq.data();
       select.row_len = row_len.data();
       select.table.format = format;
@@ -130,6 +134,16 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
     }
   }
   return workspace + selection;
+}
+
+// What Executor and Decoder make before the first step.
+size_t StepScratch(const EnginePlan& plan, const ModelConfig& config) {
+  const PlanLimits& limits = plan.executor.limits;
+  return Executor::OwnScratchBytes(limits, plan.shard.vocab.size()) +
+         DecoderScratchBytes(config, plan.shard,
+                             {.max_rows = limits.max_rows,
+                              .max_logit_rows = limits.max_logit_rows,
+                              .max_length = limits.max_length});
 }
 
 }  // namespace
@@ -154,18 +168,23 @@ Status CheckEngineOptions(const EngineOptions& options) {
   return OkStatus();
 }
 
-size_t MappedBytes(const Checkpoint& checkpoint, DType dtype) {
+size_t MappedBytes(const Checkpoint& checkpoint, const ShardPlan& shard, DType dtype) {
+  const WeightSource& source = *checkpoint.weights;
   size_t bytes = 0;
-  // Matrices that Linear multiplies with as one; they must lie one behind the other.
+  // Matrices that Linear multiplies with as one; whole rows of theirs must lie one behind the other.
   const auto add = [&](std::initializer_list<Param> params, int layer) {
     size_t joined = 0;
     const std::byte* end = nullptr;
     for (const Param param : params) {
       const std::string name = checkpoint.TensorName(param, layer);
-      const TensorInfo* info = checkpoint.weights->Find(name);
-      const auto* begin = static_cast<const std::byte*>(checkpoint.weights->Mapped(name, dtype));
-      if (info == nullptr || begin == nullptr || (end != nullptr && begin != end)) return;
-      const size_t size = static_cast<size_t>(info->rows * info->cols * ElementSize(dtype));
+      const TensorInfo* info = source.Find(name);
+      const auto* tensor = static_cast<const std::byte*>(source.Mapped(name, dtype));
+      const TensorSlice slice = SliceOf(checkpoint.config, shard, param);
+      if (info == nullptr || tensor == nullptr || slice.col_begin != 0 || slice.col_end != info->cols) return;
+      const int64_t row_bytes = info->cols * ElementSize(dtype);
+      const std::byte* begin = tensor + slice.row_begin * row_bytes;
+      if (end == nullptr ? reinterpret_cast<uintptr_t>(begin) % kMappedAlignment != 0 : begin != end) return;
+      const size_t size = static_cast<size_t>((slice.row_end - slice.row_begin) * row_bytes);
       joined += size;
       end = begin + size;
     }
@@ -195,7 +214,33 @@ Status CheckMemory(const EnginePlan& plan, size_t mapped, size_t available) {
                            "max_num_batched_tokens, which decide the scratch");
 }
 
-Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const ModelConfig& config, size_t available) {
+// The bytes of a cache with these capacities, and of the workspaces that go with it.
+void CountCache(const Context& ctx, const ModelConfig& config, EnginePlan* plan) {
+  const ExecutorOptions& executor = plan->executor;
+  plan->memory.kv_cache = plan->memory.kv_metadata = 0;
+  for (size_t g = 0; g < executor.capacity.size(); ++g) {
+    const int group = static_cast<int>(g);
+    plan->memory.kv_cache += static_cast<size_t>(executor.capacity[g].pages * PageBytes(executor.cache, group));
+    plan->memory.kv_metadata +=
+        static_cast<size_t>(executor.capacity[g].metadata_groups * MetadataGroupBytes(executor.cache, group));
+  }
+  plan->memory.scratch = StepScratch(*plan, config) + AttentionScratch(ctx, *plan, config);
+  plan->options.kv_cache_bytes = static_cast<int64_t>(plan->memory.kv_cache + plan->memory.kv_metadata);
+}
+
+void LimitCapacity(const Context& ctx, const ModelConfig& config, const std::vector<GroupCapacity>& most,
+                   EnginePlan* plan) {
+  CHECK_EQ(most.size(), plan->executor.capacity.size());
+  for (size_t g = 0; g < most.size(); ++g) {
+    GroupCapacity& own = plan->executor.capacity[g];
+    own.pages = std::min(own.pages, most[g].pages);
+    own.metadata_groups = std::min(own.metadata_groups, most[g].metadata_groups);
+  }
+  CountCache(ctx, config, plan);
+}
+
+Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const ModelConfig& config, size_t available,
+                              int tp, int rank) {
   RETURN_IF_ERROR(CheckEngineOptions(options));
   RETURN_IF_ERROR(CheckContext(options, config));
   EnginePlan plan;
@@ -214,7 +259,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
     return InvalidArgument("max_model_len is " + std::to_string(options.max_model_len) +
                            "; positions are 32-bit numbers");
   }
-  ASSIGN_OR_RETURN(plan.shard, ShardPlan::Create({config.q_heads, config.kv_heads, config.ffn, config.vocab, 1}, 1, 0));
+  ASSIGN_OR_RETURN(plan.shard, ShardPlan::Create(NumbersOf(config), tp, rank));
   for (const AttentionSpec& spec : options.attention) {
     ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, options.page_size));
     plan.policies.push_back(std::move(policy));
@@ -236,11 +281,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
 
   ASSIGN_OR_RETURN(const double packed, PackedShare(ctx, plan.dtype));
   plan.memory.weights = WeightBytesOf(config, plan.shard, plan.dtype, packed);
-  plan.memory.scratch = Executor::OwnScratchBytes(executor.limits) +
-                        DecoderScratchBytes(config, plan.shard,
-                                            {.max_rows = executor.limits.max_rows,
-                                             .max_logit_rows = executor.limits.max_logit_rows,
-                                             .max_length = o.max_model_len});
+  plan.memory.scratch = StepScratch(plan, config);
 
   // The cache: what was asked for; else enough for every sequence at full length, but no more than a share of what
   // is left.
@@ -262,14 +303,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
       ASSIGN_OR_RETURN(executor.capacity, PlanCapacity(executor.cache, most, o.max_num_seqs, o.max_num_batched_tokens));
     }
   }
-  plan.memory.scratch += AttentionScratch(ctx, plan, config);
-  for (size_t g = 0; g < executor.capacity.size(); ++g) {
-    const int group = static_cast<int>(g);
-    plan.memory.kv_cache += static_cast<size_t>(executor.capacity[g].pages * PageBytes(executor.cache, group));
-    plan.memory.kv_metadata +=
-        static_cast<size_t>(executor.capacity[g].metadata_groups * MetadataGroupBytes(executor.cache, group));
-  }
-  plan.options.kv_cache_bytes = static_cast<int64_t>(plan.memory.kv_cache + plan.memory.kv_metadata);
+  CountCache(ctx, config, &plan);
   return plan;
 }
 

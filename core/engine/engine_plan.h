@@ -31,15 +31,22 @@ struct EnginePlan {
 };
 
 // ctx: the pool and mode that the engine will run with. available: bytes of memory that are free now (AvailableMemory).
+// The plan is that of rank `rank` of `tp`; whatever every rank must have alike follows from options and config, but for the
+// capacity, which LimitCapacity makes equal.
 // INVALID_ARGUMENT for an option out of range, RESOURCE_EXHAUSTED when the cache can't hold a page.
-Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const ModelConfig& config, size_t available);
+Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const ModelConfig& config, size_t available,
+                              int tp = 1, int rank = 0);
+
+// Lowers the plan's capacity to no more than `most`, one entry a cache group, and counts its memory again.
+void LimitCapacity(const Context& ctx, const ModelConfig& config, const std::vector<GroupCapacity>& most,
+                   EnginePlan* plan);
 
 // What can be told from the options alone: asked before anything is opened or made.
 Status CheckEngineOptions(const EngineOptions& options);
 
-// Bytes of the checkpoint's matrices that LoadWeights will read in place rather than copy, on one rank. The kernel can
-// take their pages back, so they don't count against what is available.
-size_t MappedBytes(const Checkpoint& checkpoint, DType dtype);
+// Bytes of the checkpoint's matrices that LoadWeights will read in place rather than copy, on the rank of this plan. The
+// kernel can take their pages back, so they don't count against what is available.
+size_t MappedBytes(const Checkpoint& checkpoint, const ShardPlan& shard, DType dtype);
 
 // RESOURCE_EXHAUSTED, with the numbers, when the plan needs more than there is; available 0: unknown. Apart from
 // PlanEngine, for figures can be asked for on a machine that is too small.

@@ -5,37 +5,45 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/model/weight_slices.h"
 
 namespace quire {
 
 Executor::Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler)
     : ctx_(ctx), storage_(std::move(storage)), decoder_(std::move(decoder)), sampler_(std::move(sampler)) {}
 
-size_t Executor::OwnScratchBytes(const PlanLimits& limits) {
-  return static_cast<size_t>(limits.max_logit_rows) * limits.vocab * sizeof(float) +
-         Sampler::ScratchBytes(limits.vocab, limits.max_logit_rows, limits.slots);
+size_t Executor::OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab) {
+  return static_cast<size_t>(limits.max_logit_rows) * static_cast<size_t>(local_vocab) * sizeof(float) +
+         Sampler::ScratchBytes(local_vocab, limits.max_logit_rows, limits.slots);
 }
 
-size_t Executor::scratch_bytes() const { return OwnScratchBytes(options_.limits) + decoder_.scratch_bytes(); }
+size_t Executor::scratch_bytes() const {
+  return OwnScratchBytes(options_.limits, local_vocab_) + decoder_.scratch_bytes();
+}
 
 Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const ModelConfig& config,
                                                    const ModelWeights* weights, const ShardPlan& shard,
                                                    Communicator* comm, std::vector<const AttentionPolicy*> policies,
                                                    ExecutorOptions options) {
-  if (comm->size() != 1) {
-    return Unimplemented("the engine runs on one rank; this group has " + std::to_string(comm->size()));
-  }
   const PlanLimits& limits = options.limits;
   ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
                                                     {.max_rows = limits.max_rows,
                                                      .max_logit_rows = limits.max_logit_rows,
                                                      .max_length = limits.max_length}));
-  ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(ctx, limits.vocab, limits.max_logit_rows, limits.slots));
-  ASSIGN_OR_RETURN(Buffer logits,
-                   Buffer::Create(static_cast<size_t>(limits.max_logit_rows) * limits.vocab * sizeof(float)));
+  SamplerOptions sampling{limits.vocab, limits.max_logit_rows, limits.slots, {}, comm};
+  for (int rank = 0; rank < shard.tp; ++rank) {
+    ASSIGN_OR_RETURN(const ShardPlan other, ShardPlan::Create(NumbersOf(config), shard.tp, rank));
+    sampling.slices.push_back(other.vocab);
+  }
+  ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(ctx, std::move(sampling)));
+  const int64_t local_vocab = shard.vocab.size();
+  ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
+                                                 static_cast<size_t>(local_vocab) * sizeof(float)));
   std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(decoder), std::move(sampler)));
   executor->logits_ = std::move(logits);
+  executor->local_vocab_ = local_vocab;
+  executor->alone_ = shard.tp == 1;
   executor->policies_ = std::move(policies);
   executor->first_kv_head_ = static_cast<int>(shard.kv_heads.begin);
   executor->slots_.resize(limits.slots);
@@ -151,10 +159,15 @@ Status Executor::Forward(const StepPlan& plan, StepResult* result) {
   for (size_t i = 0; i < stats.row_pages_read.size(); ++i) {
     result->usage.push_back({stats.row_pages_read[i], stats.row_pages_total[i]});
   }
+  if (alone_) return OkStatus();
+  unsent_.pages_read += stats.pages_read;
+  unsent_.pages_total += stats.pages_total;
+  result->attention.pages_read = result->attention.pages_total = 0;  // of all ranks: known once they have met
+  if (plan.logit_rows.empty()) result->usage.clear();
   return OkStatus();
 }
 
-void Executor::Sample(const StepPlan& plan, StepResult* result) {
+Status Executor::Sample(const StepPlan& plan, StepResult* result) {
   std::vector<SampleJob> jobs;
   for (const PlanSample& sample : plan.samples) {
     const Slot& slot = slots_[sample.slot];
@@ -172,13 +185,27 @@ void Executor::Sample(const StepPlan& plan, StepResult* result) {
   for (const PlanScore& score : plan.scores) {
     scores.push_back({score.logit, slots_[score.slot].tokens[score.position], score.top});
   }
-  sampler_.Run(reinterpret_cast<const float*>(logits_.data()), static_cast<int>(plan.logit_rows.size()), jobs, scores,
-               &result->tokens, &result->scores);
+  // With several ranks the counts of pages are summed on the way.
+  std::vector<int64_t> sums;
+  if (!alone_) {
+    sums = {unsent_.pages_read, unsent_.pages_total};
+    for (const AttentionUsage& usage : result->usage) sums.insert(sums.end(), {usage.pages_read, usage.pages_total});
+    unsent_ = {};
+  }
+  RETURN_IF_ERROR(sampler_.Run(reinterpret_cast<const float*>(logits_.data()),
+                               static_cast<int>(plan.logit_rows.size()), jobs, scores, &result->tokens,
+                               &result->scores, sums));
+  if (!alone_) {
+    result->attention.pages_read = sums[0];
+    result->attention.pages_total = sums[1];
+    for (size_t i = 0; i < result->usage.size(); ++i) result->usage[i] = {sums[2 + 2 * i], sums[3 + 2 * i]};
+  }
   for (size_t i = 0; i < jobs.size(); ++i) {
     Slot& slot = slots_[plan.samples[i].slot];
     slot.tokens.push_back(result->tokens[i].id);
     if (slot.sampler.has_penalties()) slot.history.AddOutput(result->tokens[i].id);
   }
+  return OkStatus();
 }
 
 Status Executor::Execute(const StepPlan& plan, StepResult* result) {
@@ -189,8 +216,7 @@ Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   for (const RandomFill& fill : plan.fills) FillRandom(fill);
   if (plan.chunks.empty()) return OkStatus();
   RETURN_IF_ERROR(Forward(plan, result));
-  if (!plan.logit_rows.empty()) Sample(plan, result);
-  return OkStatus();
+  return plan.logit_rows.empty() ? OkStatus() : Sample(plan, result);
 }
 
 }  // namespace quire

@@ -1,7 +1,6 @@
 // Executor: runs StepPlans on one rank. It keeps this rank's copies of what the plans say (tokens of the slots, page
 // tables), executes the cache ops, runs the decoder and draws tokens; it decides nothing, so all ranks do the same.
-//
-// One rank for now: with more, candidates are gathered in Sampler::Run, where the rows' vocabulary slices meet.
+// With several ranks, the rows' vocabulary slices meet in Sampler::Run, and the counts of pages travel with them.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +9,7 @@
 
 #include "core/base/context.h"
 #include "core/base/status.h"
-#include "core/engine/sampling.h"
+#include "core/engine/sampler.h"
 #include "core/engine/step_plan.h"
 #include "core/model/decoder.h"
 #include "kvstore/page_storage.h"
@@ -27,25 +26,27 @@ struct ExecutorOptions {
 struct StepResult {
   std::vector<SampledToken> tokens;   // one per plan.samples
   std::vector<TokenLogprobs> scores;  // one per plan.scores
+  // Of all ranks, each KV head counted once. With several ranks they come with the step's candidates: usage is empty
+  // after a step without logits, and what such a step read is in the next sums.
   std::vector<AttentionUsage> usage;  // one per decode chunk
-  AttentionStats attention;
+  AttentionStats attention;           // seconds are this rank's
 };
 
 class Executor {
  public:
-  // weights, comm, ctx.pool and the policies must outlive it. UNIMPLEMENTED for more than one rank.
+  // weights, comm, ctx.pool and the policies must outlive it. Every rank of comm makes its own.
   static Result<std::unique_ptr<Executor>> Create(const Context& ctx, const ModelConfig& config,
                                                   const ModelWeights* weights, const ShardPlan& shard,
                                                   Communicator* comm, std::vector<const AttentionPolicy*> policies,
                                                   ExecutorOptions options);
 
-  // The plan has passed StepPlan::Check.
+  // The plan has passed StepPlan::Check. A collective: every rank executes the same plans in the same order.
   Status Execute(const StepPlan& plan, StepResult* result);
 
   const PageStorage& storage() const { return storage_; }
   size_t scratch_bytes() const;
   // What is made before the first step, beside the decoder's own.
-  static size_t OwnScratchBytes(const PlanLimits& limits);
+  static size_t OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab);
   void set_observer(SelectionObserver* observer) { decoder_.set_observer(observer); }
 
  private:
@@ -64,7 +65,7 @@ class Executor {
   void UpdateTables(const StepPlan& plan);
   void FillRandom(const RandomFill& fill);
   Status Forward(const StepPlan& plan, StepResult* result);
-  void Sample(const StepPlan& plan, StepResult* result);
+  Status Sample(const StepPlan& plan, StepResult* result);
 
   Context ctx_;
   PageStorage storage_;
@@ -74,7 +75,10 @@ class Executor {
   std::vector<const AttentionPolicy*> policies_;
   int first_kv_head_ = 0;
   std::vector<Slot> slots_;
-  Buffer logits_;  // [max_logit_rows][vocab]
+  int64_t local_vocab_ = 0;
+  bool alone_ = true;
+  AttentionUsage unsent_;  // read in steps without logits, for the next sums
+  Buffer logits_;          // [max_logit_rows][local vocab]
   // Of one step; they keep their memory.
   std::vector<int32_t> tokens_;  // [rows]
   std::vector<ForwardChunk> chunks_;

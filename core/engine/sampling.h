@@ -6,6 +6,7 @@
 //
 // All filters keep a prefix of the tokens ordered by descending logit (ties: lower id first), so a draw needs only the
 // best candidates and the log-sum-exp of the row: what ranks can exchange. DrawFromCandidates says when it needs more.
+// Here is what a draw is; sampler.h runs the draws of a step.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +16,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/base/buffer.h"
-#include "core/base/context.h"
-#include "core/base/status.h"
 #include "core/engine/request.h"
 
 namespace quire {
@@ -103,35 +101,6 @@ struct ScoreJob {
   int32_t logit_row = 0;
   int32_t token = 0;
   int32_t top = 0;  // best tokens wanted
-};
-
-class Sampler {
- public:
-  // Room for max_jobs draws a step over rows of `vocab` logits.
-  static Result<Sampler> Create(const Context& ctx, int64_t vocab, int max_rows, int max_jobs);
-  static size_t ScratchBytes(int64_t vocab, int max_rows, int max_jobs);
-
-  // logits: [rows][vocab], not changed. tokens and scores are given one entry per job.
-  void Run(const float* logits, int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs,
-           std::vector<SampledToken>* tokens, std::vector<TokenLogprobs>* scores);
-
-  size_t scratch_bytes() const { return ScratchBytes(vocab_, max_rows_, max_jobs_); }
-
- private:
-  Sampler() = default;
-  void Draw(const SampleJob& job, float* work_row, int index, int k, SampledToken* token);
-  TokenLogprobs LogprobsOf(const float* row, int row_index, int32_t token, int top) const;
-
-  Context ctx_;
-  int64_t vocab_ = 0;
-  int max_rows_ = 0;
-  int max_jobs_ = 0;
-  Buffer work_;  // [max_jobs][vocab] edited and scaled rows
-  // Candidates of the raw rows and of the work rows.
-  int raw_k_ = 0;
-  std::vector<int32_t> raw_ids_, work_ids_;      // [rows][k]
-  std::vector<float> raw_values_, work_values_;  // [rows][k]
-  std::vector<float> raw_lse_, work_lse_;        // [rows]
 };
 
 }  // namespace quire

@@ -1,82 +1,15 @@
 #include "core/engine/step_plan.h"
 
-#include <bit>
-#include <cstring>
 #include <string>
+
+#include "core/engine/byte_stream.h"
 
 namespace quire {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "the message is little endian");
-
 constexpr uint32_t kMagic = 0x51535031;  // "QSP1"
 
-class Writer {
- public:
-  explicit Writer(std::vector<uint8_t>* out) : out_(out) {}
-  template <typename T>
-  void Put(const T& value) {
-    static_assert(std::is_trivially_copyable_v<T> && std::has_unique_object_representations_v<T>);
-    const auto* p = reinterpret_cast<const uint8_t*>(&value);
-    out_->insert(out_->end(), p, p + sizeof(T));
-  }
-  void Put(float value) { Put(std::bit_cast<uint32_t>(value)); }
-  template <typename T>
-  void PutAll(const std::vector<T>& values) {
-    static_assert(std::is_trivially_copyable_v<T> && std::has_unique_object_representations_v<T>);
-    Put(static_cast<uint32_t>(values.size()));
-    const auto* p = reinterpret_cast<const uint8_t*>(values.data());
-    out_->insert(out_->end(), p, p + values.size() * sizeof(T));
-  }
-
- private:
-  std::vector<uint8_t>* out_;
-};
-
-// Reads as long as there are bytes; afterwards gives zeros and ok() is false.
-class Reader {
- public:
-  explicit Reader(std::span<const uint8_t> bytes) : bytes_(bytes) {}
-  bool ok() const { return ok_; }
-  bool done() const { return ok_ && at_ == bytes_.size(); }
-  template <typename T>
-  T Get() {
-    T value{};
-    if (Has(1, sizeof(T))) {
-      std::memcpy(&value, bytes_.data() + at_, sizeof(T));
-      at_ += sizeof(T);
-    }
-    return value;
-  }
-  float GetFloat() { return std::bit_cast<float>(Get<uint32_t>()); }
-  template <typename T>
-  std::vector<T> GetAll() {
-    const uint32_t n = Get<uint32_t>();
-    std::vector<T> values;
-    if (n > 0 && Has(n, sizeof(T))) {
-      values.resize(n);
-      std::memcpy(static_cast<void*>(values.data()), bytes_.data() + at_, n * sizeof(T));
-      at_ += n * sizeof(T);
-    }
-    return values;
-  }
-  // A count of things that take at least `least` bytes each.
-  uint32_t GetCount(size_t least) {
-    const uint32_t n = Get<uint32_t>();
-    return Has(n, least) ? n : 0;
-  }
-
- private:
-  bool Has(size_t n, size_t size) {
-    if (ok_ && n > (bytes_.size() - at_) / size) ok_ = false;
-    return ok_;
-  }
-  std::span<const uint8_t> bytes_;
-  size_t at_ = 0;
-  bool ok_ = true;
-};
-
-void PutSampler(Writer& w, const SamplerParams& p) {
+void PutSampler(ByteWriter& w, const SamplerParams& p) {
   w.Put(p.temperature);
   w.Put(p.top_k);
   w.Put(p.top_p);
@@ -95,7 +28,7 @@ void PutSampler(Writer& w, const SamplerParams& p) {
   w.PutAll(p.masked_ids);
 }
 
-SamplerParams GetSampler(Reader& r) {
+SamplerParams GetSampler(ByteReader& r) {
   SamplerParams p;
   p.temperature = r.GetFloat();
   p.top_k = r.Get<int32_t>();
@@ -132,7 +65,7 @@ int32_t StepPlan::rows() const {
 
 void StepPlan::Serialize(std::vector<uint8_t>* out) const {
   out->clear();
-  Writer w(out);
+  ByteWriter w(out);
   w.Put(kMagic);
   w.Put(step);
   w.PutAll(ends);
@@ -157,7 +90,7 @@ void StepPlan::Serialize(std::vector<uint8_t>* out) const {
 }
 
 Result<StepPlan> StepPlan::Parse(std::span<const uint8_t> bytes, const PlanLimits& limits) {
-  Reader r(bytes);
+  ByteReader r(bytes);
   if (r.Get<uint32_t>() != kMagic) return InvalidArgument("the message is no step plan of this version");
   StepPlan plan;
   plan.step = r.Get<uint64_t>();

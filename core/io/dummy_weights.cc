@@ -77,6 +77,7 @@ class DummyWeights final : public WeightSource {
 
   const void* Mapped(std::string_view, DType) const override { return nullptr; }
   int64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
+  void CountMapped(int64_t) const override {}
 
  private:
   void Fill(const TensorInfo& info, int64_t first, int64_t n, DType dtype, std::byte* dst) const {

@@ -51,8 +51,10 @@ class WeightSource {
   // aligned (16 bytes); nullptr otherwise. Valid as long as the source.
   virtual const void* Mapped(std::string_view name, DType dtype) const = 0;
 
-  // Bytes read or mapped so far; shows that a rank reads its slices only. A mapped tensor counts when asked for.
+  // Bytes read so far; shows that a rank reads its slices only. What is used in place is counted by who uses it, for only
+  // they know which part that is.
   virtual int64_t bytes_read() const = 0;
+  virtual void CountMapped(int64_t bytes) const = 0;
 };
 
 }  // namespace quire

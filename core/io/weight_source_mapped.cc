@@ -110,7 +110,6 @@ const void* MappedWeights::Mapped(std::string_view name, DType dtype) const {
   if (info == nullptr || !StoredAs(info->type, dtype)) return nullptr;
   const std::byte* data = data_[static_cast<size_t>(info - infos_.data())];
   if (reinterpret_cast<uintptr_t>(data) % kMappedAlignment != 0) return nullptr;
-  bytes_read_.fetch_add(TensorBytes(*info), std::memory_order_relaxed);
   return data;
 }
 

@@ -33,6 +33,7 @@ class MappedWeights final : public WeightSource {
   Status Read(std::string_view name, const TensorSlice& slice, DType dtype, void* dst) const override;
   const void* Mapped(std::string_view name, DType dtype) const override;
   int64_t bytes_read() const override { return bytes_read_.load(std::memory_order_relaxed); }
+  void CountMapped(int64_t bytes) const override { bytes_read_.fetch_add(bytes, std::memory_order_relaxed); }
 
  private:
   std::vector<TensorInfo> infos_;

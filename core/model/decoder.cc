@@ -251,6 +251,7 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   rope.Fill(ctx, rows, scratch.cos_sin);
   RETURN_IF_ERROR(EmbedRows());
   for (int layer = 0; layer < config.layers; ++layer) {
+    if (ctx.progress != nullptr) ctx.progress->Advance();
     ProjectQkv(layer);
     RETURN_IF_ERROR(Attend(batch, layer));
     if (layer + 1 == config.layers) {

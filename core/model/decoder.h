@@ -54,7 +54,8 @@ struct ForwardBatch {
   std::span<const int32_t> logit_rows;   // rows whose logits are wanted, ascending
 };
 
-// Sums over the step's decode rows, layers and local KV heads; seconds are wall time inside the calls.
+// Sums over the step's decode rows, layers and local KV heads; seconds are wall time inside the calls. A KV head that
+// several ranks hold is counted by the first of them alone.
 struct AttentionStats {
   int64_t pages_read = 0;
   int64_t pages_total = 0;

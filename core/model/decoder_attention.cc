@@ -5,6 +5,7 @@
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
 #include "kernels/kv_append.h"
 
@@ -32,10 +33,10 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
   runner.max_length_ = max_length;
   runner.comm_ = comm;
   runner.rank_ = plan.rank;
+  runner.counts_pages_ = plan.replica_index == 0;
   if (plan.tp > config.kv_heads) {
-    const ModelNumbers numbers{config.q_heads, config.kv_heads, config.ffn, config.vocab, 1};
     for (int rank = 0; rank < plan.tp; ++rank) {
-      ASSIGN_OR_RETURN(ShardPlan other, ShardPlan::Create(numbers, plan.tp, rank));
+      ASSIGN_OR_RETURN(ShardPlan other, ShardPlan::Create(NumbersOf(config), plan.tp, rank));
       runner.replicated_.push_back(other);
     }
   }
@@ -106,6 +107,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   stats.attention_seconds += NowSeconds() - attention_start;
 
   for (int row = run.begin; row < run.end; ++row) {
+    if (!counts_pages_) break;
     const int64_t live = kv_heads_ * LivePages(rows.len[row], step.window, step.table.format.page_size);
     int64_t read = run.policy == nullptr ? live : 0;
     if (run.policy != nullptr) {

@@ -56,6 +56,7 @@ class AttentionRunner {
   SelectionObserver* observer_ = nullptr;
   std::vector<ShardPlan> replicated_;  // all ranks' plans when any KV head has replicas, else empty
   int rank_ = 0;
+  bool counts_pages_ = true;  // the first replica of a KV head does, so that sums over ranks have each head once
   std::vector<int64_t> counts_;
   SelectionView selection_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;

@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "core/model/weight_slices.h"
+
 namespace quire {
 namespace {
 
@@ -34,12 +36,14 @@ struct Task {
 
 class Loader {
  public:
-  Loader(const Context& ctx, const Checkpoint& checkpoint, DType dtype)
-      : ctx_(ctx), checkpoint_(checkpoint), source_(*checkpoint.weights), dtype_(dtype) {}
+  Loader(const Context& ctx, const Checkpoint& checkpoint, const ShardPlan& plan, DType dtype)
+      : ctx_(ctx), checkpoint_(checkpoint), plan_(plan), source_(*checkpoint.weights), dtype_(dtype) {}
 
-  // Rows and columns of one parameter.
-  Part Slice(Param param, int layer, Range rows, Range cols) const {
-    return {checkpoint_.TensorName(param, layer), {rows.begin, rows.end, cols.begin, cols.end}};
+  bool Has(Param param) const { return Holds(checkpoint_.config, plan_, param); }
+
+  // This rank's part of one parameter.
+  Part Slice(Param param, int layer) const {
+    return {checkpoint_.TensorName(param, layer), SliceOf(checkpoint_.config, plan_, param)};
   }
 
   // Parts joined, ready for Linear.
@@ -59,7 +63,11 @@ class Loader {
     std::vector<const std::byte*> mapped;
     for (const Part& part : parts) mapped.push_back(MappedRows(part));
     const bool aligned = reinterpret_cast<uintptr_t>(mapped[0]) % kMinAlignment == 0;
-    if (aligned && AreNeighbours(parts, mapped)) return Weight::Borrow(mapped[0], dtype_, rows, cols);
+    if (aligned && AreNeighbours(parts, mapped)) {
+      source_.CountMapped(rows * cols * ElementSize(dtype_));
+      Advance();
+      return Weight::Borrow(mapped[0], dtype_, rows, cols);
+    }
     ASSIGN_OR_RETURN(Tensor tensor, Tensor::Create(dtype_, {rows, cols}));
     RETURN_IF_ERROR(Fill(parts, mapped, dtype_, tensor.data<std::byte>()));
     return Weight::Own(std::move(tensor));
@@ -76,11 +84,16 @@ class Loader {
       RETURN_IF_ERROR(source_.Read(part.name, part.slice, DType::kF32, dst));
       dst += part.cols();
     }
+    Advance();
     return tensor;
   }
   Result<Tensor> Vector(const Part& part) const { return Vector(std::span<const Part>(&part, 1)); }
 
  private:
+  void Advance() const {
+    if (ctx_.progress != nullptr) ctx_.progress->Advance();
+  }
+
   // The part's first row in the mapped file; null when it isn't there as whole rows of dtype_.
   const std::byte* MappedRows(const Part& part) const {
     const TensorInfo* info = source_.Find(part.name);
@@ -124,10 +137,12 @@ class Loader {
   }
 
   Status Run(const Task& task, DType dtype) const {
+    Advance();
     const TensorSlice& whole = task.part->slice;
     if (task.mapped != nullptr) {
       const int64_t row_bytes = task.part->cols() * ElementSize(dtype);
       std::memcpy(task.dst, task.mapped + task.row * row_bytes, static_cast<size_t>(task.rows * row_bytes));
+      source_.CountMapped(task.rows * row_bytes);
       return OkStatus();
     }
     const int64_t begin = whole.row_begin + task.row;
@@ -136,51 +151,44 @@ class Loader {
 
   const Context& ctx_;
   const Checkpoint& checkpoint_;
+  const ShardPlan& plan_;
   const WeightSource& source_;
   DType dtype_;
 };
 
 // The attention half of a layer: q, k, v by heads (rows), out by heads (columns).
-Status LoadAttention(const Loader& loader, const ModelConfig& config, const ShardPlan& plan, int layer,
-                     LayerWeights& out) {
-  const int64_t d = config.head_dim;
-  const Range one{0, 1}, hidden{0, config.hidden}, head{0, d};
-  const Range q{plan.q_heads.begin * d, plan.q_heads.end * d}, kv{plan.kv_heads.begin * d, plan.kv_heads.end * d};
-  ASSIGN_OR_RETURN(out.attn_norm, loader.Vector(loader.Slice(Param::kAttnNorm, layer, one, hidden)));
-  const Part qkv[] = {loader.Slice(Param::kQ, layer, q, hidden), loader.Slice(Param::kK, layer, kv, hidden),
-                      loader.Slice(Param::kV, layer, kv, hidden)};
+Status LoadAttention(const Loader& loader, int layer, LayerWeights& out) {
+  ASSIGN_OR_RETURN(out.attn_norm, loader.Vector(loader.Slice(Param::kAttnNorm, layer)));
+  const Part qkv[] = {loader.Slice(Param::kQ, layer), loader.Slice(Param::kK, layer), loader.Slice(Param::kV, layer)};
   ASSIGN_OR_RETURN(out.qkv, loader.Matrix(qkv));
-  if (config.qkv_bias) {
-    const Part bias[] = {loader.Slice(Param::kQBias, layer, one, q), loader.Slice(Param::kKBias, layer, one, kv),
-                         loader.Slice(Param::kVBias, layer, one, kv)};
+  if (loader.Has(Param::kQBias)) {
+    const Part bias[] = {loader.Slice(Param::kQBias, layer), loader.Slice(Param::kKBias, layer),
+                         loader.Slice(Param::kVBias, layer)};
     ASSIGN_OR_RETURN(out.qkv_bias, loader.Vector(bias));
   }
-  if (config.qk_norm) {
-    ASSIGN_OR_RETURN(out.q_norm, loader.Vector(loader.Slice(Param::kQNorm, layer, one, head)));
-    ASSIGN_OR_RETURN(out.k_norm, loader.Vector(loader.Slice(Param::kKNorm, layer, one, head)));
+  if (loader.Has(Param::kQNorm)) {
+    ASSIGN_OR_RETURN(out.q_norm, loader.Vector(loader.Slice(Param::kQNorm, layer)));
+    ASSIGN_OR_RETURN(out.k_norm, loader.Vector(loader.Slice(Param::kKNorm, layer)));
   }
-  ASSIGN_OR_RETURN(out.out, loader.Matrix(loader.Slice(Param::kO, layer, hidden, q)));
-  if (config.out_bias && plan.rank == 0) {
-    ASSIGN_OR_RETURN(out.out_bias, loader.Vector(loader.Slice(Param::kOBias, layer, one, hidden)));
+  ASSIGN_OR_RETURN(out.out, loader.Matrix(loader.Slice(Param::kO, layer)));
+  if (loader.Has(Param::kOBias)) {
+    ASSIGN_OR_RETURN(out.out_bias, loader.Vector(loader.Slice(Param::kOBias, layer)));
   }
   return OkStatus();
 }
 
 // The mlp half: gate and up by rows, down by columns.
-Status LoadMlp(const Loader& loader, const ModelConfig& config, const ShardPlan& plan, int layer, LayerWeights& out) {
-  const Range one{0, 1}, hidden{0, config.hidden};
-  ASSIGN_OR_RETURN(out.mlp_norm, loader.Vector(loader.Slice(Param::kMlpNorm, layer, one, hidden)));
-  const Part gate_up[] = {loader.Slice(Param::kGate, layer, plan.ffn, hidden),
-                          loader.Slice(Param::kUp, layer, plan.ffn, hidden)};
+Status LoadMlp(const Loader& loader, int layer, LayerWeights& out) {
+  ASSIGN_OR_RETURN(out.mlp_norm, loader.Vector(loader.Slice(Param::kMlpNorm, layer)));
+  const Part gate_up[] = {loader.Slice(Param::kGate, layer), loader.Slice(Param::kUp, layer)};
   ASSIGN_OR_RETURN(out.gate_up, loader.Matrix(gate_up));
-  ASSIGN_OR_RETURN(out.down, loader.Matrix(loader.Slice(Param::kDown, layer, hidden, plan.ffn)));
-  if (config.mlp_bias) {
-    const Part bias[] = {loader.Slice(Param::kGateBias, layer, one, plan.ffn),
-                         loader.Slice(Param::kUpBias, layer, one, plan.ffn)};
+  ASSIGN_OR_RETURN(out.down, loader.Matrix(loader.Slice(Param::kDown, layer)));
+  if (loader.Has(Param::kGateBias)) {
+    const Part bias[] = {loader.Slice(Param::kGateBias, layer), loader.Slice(Param::kUpBias, layer)};
     ASSIGN_OR_RETURN(out.gate_up_bias, loader.Vector(bias));
-    if (plan.rank == 0) {
-      ASSIGN_OR_RETURN(out.down_bias, loader.Vector(loader.Slice(Param::kDownBias, layer, one, hidden)));
-    }
+  }
+  if (loader.Has(Param::kDownBias)) {
+    ASSIGN_OR_RETURN(out.down_bias, loader.Vector(loader.Slice(Param::kDownBias, layer)));
   }
   return OkStatus();
 }
@@ -202,11 +210,10 @@ Result<ModelWeights> LoadWeights(const Context& ctx, Checkpoint& checkpoint, con
     return FailedPrecondition("the weights of '" + checkpoint.config.name + "' were taken already; open it again");
   }
   const ModelConfig& config = checkpoint.config;
-  const Loader loader(ctx, checkpoint, dtype);
-  const Range hidden{0, config.hidden};
+  const Loader loader(ctx, checkpoint, plan, dtype);
   ModelWeights weights;
   weights.dtype = dtype;
-  const Part embedding = loader.Slice(Param::kEmbedding, 0, plan.vocab, hidden);
+  const Part embedding = loader.Slice(Param::kEmbedding, 0);
   if (config.tie_embeddings) {
     ASSIGN_OR_RETURN(weights.embedding, loader.Matrix(embedding));
   } else {
@@ -215,14 +222,15 @@ Result<ModelWeights> LoadWeights(const Context& ctx, Checkpoint& checkpoint, con
   weights.layers.resize(config.layers);
   for (int layer = 0; layer < config.layers; ++layer) {
     if (progress) progress(layer, config.layers);
-    RETURN_IF_ERROR(LoadAttention(loader, config, plan, layer, weights.layers[layer]));
-    RETURN_IF_ERROR(LoadMlp(loader, config, plan, layer, weights.layers[layer]));
+    RETURN_IF_ERROR(LoadAttention(loader, layer, weights.layers[layer]));
+    RETURN_IF_ERROR(LoadMlp(loader, layer, weights.layers[layer]));
   }
-  ASSIGN_OR_RETURN(weights.final_norm, loader.Vector(loader.Slice(Param::kFinalNorm, 0, {0, 1}, hidden)));
+  ASSIGN_OR_RETURN(weights.final_norm, loader.Vector(loader.Slice(Param::kFinalNorm, 0)));
   if (!config.tie_embeddings) {
-    ASSIGN_OR_RETURN(weights.head, loader.Matrix(loader.Slice(Param::kHead, 0, plan.vocab, hidden)));
+    ASSIGN_OR_RETURN(weights.head, loader.Matrix(loader.Slice(Param::kHead, 0)));
   }
   if (progress) progress(config.layers, config.layers);
+  weights.bytes_read = checkpoint.weights->bytes_read();
   weights.source = std::move(checkpoint.weights);
   // With nothing borrowed the mapping has done its work, and its pages needn't stay in memory.
   if (weights.bytes().mapped == 0) weights.source.reset();

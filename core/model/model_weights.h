@@ -42,6 +42,7 @@ struct ModelWeights {
   Tensor final_norm;           // [hidden] F32
   std::vector<LayerWeights> layers;
   DType dtype = DType::kBF16;  // of the matrices
+  int64_t bytes_read = 0;      // of the checkpoint, by this rank
   std::unique_ptr<WeightSource> source;  // keeps the mapping alive
 
   const Weight& head_or_embedding() const { return head.empty() ? embedding : head; }

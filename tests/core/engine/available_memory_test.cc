@@ -8,6 +8,7 @@
 
 #include "core/engine/engine_plan.h"
 #include "core/model/model_weights.h"
+#include "core/model/weight_slices.h"
 #include "tests/core/engine/engine_fixture.h"
 
 namespace quire {
@@ -64,21 +65,26 @@ TEST_F(AvailableMemoryTest, Version1AndAContainersView) {
   EXPECT_EQ(AvailableMemory(root_), 8000 * kKiB);
 }
 
-TEST(EnginePlanMemory, MappedBytesAreThoseThatLoadingBorrows) {
+TEST(EnginePlanMemory, MappedAndReadBytesAreThoseThatLoadingBorrowsAndReads) {
   for (const char* model : {"retriever-2m", "stories260K", "golden/llama"}) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      auto checkpoint = OpenCheckpoint(DataPath(model));
-      ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().ToString();
-      const ModelConfig config = checkpoint->config;
-      const size_t mapped = MappedBytes(*checkpoint, dtype);
-      const auto shard = ShardPlan::Create({config.q_heads, config.kv_heads, config.ffn, config.vocab, 1}, 1, 0);
-      ASSERT_TRUE(shard.ok());
-      ThreadPool pool(1);
-      Context ctx;
-      ctx.pool = &pool;
-      const auto weights = LoadWeights(ctx, *checkpoint, *shard, dtype);
-      ASSERT_TRUE(weights.ok()) << weights.status().ToString();
-      EXPECT_EQ(mapped, weights->bytes().mapped) << model << " " << DTypeName(dtype);
+      for (const auto& [tp, rank] : {std::pair{1, 0}, {2, 0}, {2, 1}, {3, 1}, {4, 3}}) {
+        auto checkpoint = OpenCheckpoint(DataPath(model));
+        ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().ToString();
+        const ModelConfig config = checkpoint->config;
+        const auto shard = ShardPlan::Create(NumbersOf(config), tp, rank);
+        ASSERT_TRUE(shard.ok());
+        const size_t mapped = MappedBytes(*checkpoint, *shard, dtype);
+        const int64_t to_read = BytesToRead(*checkpoint, *shard);
+        ThreadPool pool(1);
+        Context ctx;
+        ctx.pool = &pool;
+        const auto weights = LoadWeights(ctx, *checkpoint, *shard, dtype);
+        ASSERT_TRUE(weights.ok()) << weights.status().ToString();
+        EXPECT_EQ(mapped, weights->bytes().mapped) << model << " " << DTypeName(dtype) << " tp " << tp;
+        // What a rank reads is its slices, and can be told beforehand.
+        EXPECT_EQ(to_read, weights->bytes_read) << model << " " << DTypeName(dtype) << " tp " << tp;
+      }
     }
   }
 }

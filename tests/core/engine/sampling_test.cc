@@ -1,4 +1,5 @@
 #include "core/engine/sampling.h"
+#include "core/engine/sampler.h"
 
 #include <gtest/gtest.h>
 
@@ -44,12 +45,12 @@ class SamplerTest : public ::testing::Test {
   std::vector<int32_t> Draw(const std::vector<float>& row, const SamplerParams& params, int draws,
                             const TokenHistory& history = {}, int64_t output_tokens = 0) {
     const int64_t vocab = static_cast<int64_t>(row.size());
-    auto sampler = Sampler::Create(ctx_, vocab, 1, 1);
+    auto sampler = Sampler::Create(ctx_, {.vocab = vocab, .max_rows = 1, .max_jobs = 1});
     EXPECT_TRUE(sampler.ok());
     std::vector<int32_t> out;
     for (int i = 0; i < draws; ++i) {
       const SampleJob job{0, &params, &history, 0, i, output_tokens, -1};
-      sampler->Run(row.data(), 1, {&job, 1}, {}, &tokens_, &scores_);
+      EXPECT_TRUE(sampler->Run(row.data(), 1, {&job, 1}, {}, &tokens_, &scores_).ok());
       EXPECT_TRUE(tokens_[0].finite);
       out.push_back(tokens_[0].id);
     }
@@ -243,11 +244,11 @@ TEST_F(SamplerTest, LogprobsAreOfTheRawLogits) {
   params.logprobs = 2;
   params.logit_bias = {{3, 100}};
   TokenHistory history;
-  auto sampler = Sampler::Create(ctx_, 4, 1, 1);
+  auto sampler = Sampler::Create(ctx_, {.vocab = 4, .max_rows = 1, .max_jobs = 1});
   ASSERT_TRUE(sampler.ok());
   const SampleJob job{0, &params, &history, 0, 0, 0, -1};
   const ScoreJob score{0, 0, 1};
-  sampler->Run(row.data(), 1, {&job, 1}, {&score, 1}, &tokens_, &scores_);
+  EXPECT_TRUE(sampler->Run(row.data(), 1, {&job, 1}, {&score, 1}, &tokens_, &scores_).ok());
   ASSERT_EQ(tokens_[0].id, 3);
   ASSERT_TRUE(tokens_[0].logprobs.has_value());
   EXPECT_NEAR(tokens_[0].logprobs->chosen.logprob, 0 - lse, 1e-5);
@@ -265,10 +266,10 @@ TEST_F(SamplerTest, ForcedTokensAreTakenAndScored) {
   SamplerParams params;
   params.logprobs = 0;
   TokenHistory history;
-  auto sampler = Sampler::Create(ctx_, 4, 1, 1);
+  auto sampler = Sampler::Create(ctx_, {.vocab = 4, .max_rows = 1, .max_jobs = 1});
   ASSERT_TRUE(sampler.ok());
   const SampleJob job{0, &params, &history, 0, 0, 0, 1};
-  sampler->Run(row.data(), 1, {&job, 1}, {}, &tokens_, &scores_);
+  EXPECT_TRUE(sampler->Run(row.data(), 1, {&job, 1}, {}, &tokens_, &scores_).ok());
   EXPECT_EQ(tokens_[0].id, 1);
   const double lse = std::log(std::exp(1) + std::exp(2) + std::exp(3) + 1);
   EXPECT_NEAR(tokens_[0].logprobs->chosen.logprob, 2 - lse, 1e-5);
@@ -281,10 +282,10 @@ TEST_F(SamplerTest, RowsOfNansAreReported) {
   greedy.temperature = 0;
   TokenHistory history;
   const std::vector<float> row(200, nan);
-  auto sampler = Sampler::Create(ctx_, 200, 1, 2);
+  auto sampler = Sampler::Create(ctx_, {.vocab = 200, .max_rows = 1, .max_jobs = 2});
   ASSERT_TRUE(sampler.ok());
   const SampleJob jobs[] = {{0, &greedy, &history, 0, 0, 0, -1}, {0, &drawn, &history, 0, 0, 0, -1}};
-  sampler->Run(row.data(), 1, jobs, {}, &tokens_, &scores_);
+  EXPECT_TRUE(sampler->Run(row.data(), 1, jobs, {}, &tokens_, &scores_).ok());
   EXPECT_FALSE(tokens_[0].finite);
   EXPECT_FALSE(tokens_[1].finite);
 }
@@ -299,16 +300,16 @@ TEST_F(SamplerTest, ADrawDoesNotDependOnTheOtherRows) {
   other.temperature = 0;
   other.logprobs = 3;
   TokenHistory history;
-  auto sampler = Sampler::Create(ctx_, 100, 3, 3);
+  auto sampler = Sampler::Create(ctx_, {.vocab = 100, .max_rows = 3, .max_jobs = 3});
   ASSERT_TRUE(sampler.ok());
   for (int position = 0; position < 20; ++position) {
     const SampleJob jobs[] = {{0, &other, &history, 0, position, 0, -1},
                               {2, &params, &history, 1, position, 0, -1},
                               {1, &params, &history, 0, position, 0, -1}};
-    sampler->Run(rows.data(), 3, jobs, {}, &tokens_, &scores_);
+    EXPECT_TRUE(sampler->Run(rows.data(), 3, jobs, {}, &tokens_, &scores_).ok());
     const int32_t together = tokens_[2].id;
     const SampleJob alone{0, &params, &history, 0, position, 0, -1};
-    sampler->Run(one.data(), 1, {&alone, 1}, {}, &tokens_, &scores_);
+    EXPECT_TRUE(sampler->Run(one.data(), 1, {&alone, 1}, {}, &tokens_, &scores_).ok());
     EXPECT_EQ(tokens_[0].id, together);
   }
 }

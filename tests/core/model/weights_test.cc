@@ -47,6 +47,7 @@ class SpySource final : public WeightSource {
     return data;
   }
   int64_t bytes_read() const override { return source_->bytes_read(); }
+  void CountMapped(int64_t bytes) const override { source_->CountMapped(bytes); }
 
  private:
   std::unique_ptr<WeightSource> source_;
