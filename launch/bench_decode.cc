@@ -13,6 +13,7 @@
 #include "launch/bench.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/session.h"
@@ -33,11 +34,17 @@ struct Row {
   int64_t depth = 0, batch = 1;
   int64_t cached = 0;  // tokens in the cache at first: depth, or what leaves room for the steps in the model's context
   std::vector<double> seconds, selection, attention;
+  std::vector<double> collectives, broadcast;  // of several ranks: in sums and gathers, and in telling them the step
   int64_t pages_read = 0, pages_total = 0;  // of the last step
 };
 
 // Tokens that the measured steps see at least, the current one included: one step warms up.
 int64_t MeasuredLength(const Row& row) { return row.cached + 2; }
+
+// Inside the collectives of the forward pass and of sampling; the waiting for slower ranks is part of it.
+double CollectiveSeconds(const EngineStats& stats) {
+  return stats.collectives.all_reduce_seconds + stats.collectives.all_gather_seconds;
+}
 
 // One run of a row: fills the cache, lets one step warm up, and times the rest.
 Status RunRow(Engine& engine, int steps, uint64_t seed, Row& row) {
@@ -63,6 +70,8 @@ Status RunRow(Engine& engine, int steps, uint64_t seed, Row& row) {
       row.seconds.push_back(now - step_start);
       row.selection.push_back(after.attention.selection_seconds - before.attention.selection_seconds);
       row.attention.push_back(after.attention.attention_seconds - before.attention.attention_seconds);
+      row.collectives.push_back(CollectiveSeconds(after) - CollectiveSeconds(before));
+      row.broadcast.push_back(after.step_broadcast_seconds - before.step_broadcast_seconds);
       row.pages_read = after.attention.pages_read - before.attention.pages_read;
       row.pages_total = after.attention.pages_total - before.attention.pages_total;
     }
@@ -92,7 +101,7 @@ Result<double> BytesOfStep(const Engine& engine, const Row& row) {
   return bytes;
 }
 
-Status RunBenchDecode(const DecodeFlags& flags) {
+Status RunBenchDecode(const DecodeFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(const std::vector<int64_t> depths, ParseIntList("--depth", flags.depth, 0));
   ASSIGN_OR_RETURN(const std::vector<int64_t> batches, ParseIntList("--batch", flags.batch, 1));
   if (flags.steps < 1 || flags.repeats < 1) return InvalidArgument("--steps and --repeats must be at least 1");
@@ -112,8 +121,9 @@ Status RunBenchDecode(const DecodeFlags& flags) {
   }
   const int64_t most_cached = options.max_model_len - flags.steps - 1;
   if (most_cached < 0) return InvalidArgument("--steps is more than the context has room for");
-  ASSIGN_OR_RETURN(auto engine, OpenEngine(std::move(options)));
-  const int threads = engine->options().threads;
+  ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
+  // The machine's rates are measured by this process, with the threads of all ranks in it.
+  const int threads = engine->options().threads * (seat.threads() ? seat.ranks() : 1);
   MachineRates rates = MeasureRates(threads);
   ThreadPool probe_pool(threads);
   Context probe_context;
@@ -166,14 +176,23 @@ Status RunBenchDecode(const DecodeFlags& flags) {
     AddBytes(bytes, seconds, rates, &json);
     json["selection_seconds"] = Median(row.selection);
     json["attention_seconds"] = Median(row.attention);
+    json["tensor_parallel_size"] = seat.ranks();
+    json["collective_seconds"] = Median(row.collectives);
+    json["broadcast_seconds"] = Median(row.broadcast);
+    json["collective_share"] = Median(row.collectives) / seconds;
+    json["broadcast_share"] = Median(row.broadcast) / seconds;
     json["pages_read"] = row.pages_read;
     json["pages_total"] = row.pages_total;
     json["steps"] = row.seconds.size();
     results.push_back(std::move(json));
   }
-  WriteBench(flags.format, results, rates, threads,
-             {"attention", "token_budget", "depth", "batch", "seconds", "tok_s", "gb_s", "share_of_read_bandwidth",
-              "share_of_copy_bandwidth", "selection_seconds", "attention_seconds"});
+  std::vector<std::string> columns = {"attention", "token_budget", "depth", "batch", "seconds", "tok_s", "gb_s",
+                                      "share_of_read_bandwidth", "share_of_copy_bandwidth", "selection_seconds",
+                                      "attention_seconds"};
+  if (seat.ranks() > 1) {
+    columns.insert(columns.end(), {"collective_seconds", "collective_share", "broadcast_seconds", "broadcast_share"});
+  }
+  WriteBench(flags.format, results, rates, threads, columns);
   return OkStatus();
 }
 
@@ -194,7 +213,10 @@ Example
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunBenchDecode(*flags); }};
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine),
+                            [&](const Seat& seat) { return RunBenchDecode(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

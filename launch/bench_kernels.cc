@@ -23,6 +23,7 @@
 #include "launch/bench.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/signals.h"
@@ -449,7 +450,7 @@ Command AddBenchKernels(CLI::App& parent) {
   AddFlag(*app, "--seed", &flags->seed, "of everything random");
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
-  return {app, [flags] { return RunBenchKernels(*flags); }};
+  return {app, [flags] { return RunGroup({}, [&](const Seat&) { return RunBenchKernels(*flags); }); }};
 }
 
 }  // namespace quire::launch

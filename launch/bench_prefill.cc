@@ -12,6 +12,7 @@
 #include "launch/bench.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/session.h"
@@ -52,7 +53,7 @@ double PrefillFlops(const ModelConfig& config, int64_t n) {
   return 2.0 * LayerMatrixParameters(config) * rows + 2.0 * HeadParameters(config) + attention;
 }
 
-Status RunBenchPrefill(const PrefillFlags& flags) {
+Status RunBenchPrefill(const PrefillFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(const std::vector<int64_t> lengths, ParseIntList("--lengths", flags.lengths, 1));
   if (flags.repeats < 1) return InvalidArgument("--repeats must be at least 1");
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
@@ -66,8 +67,8 @@ Status RunBenchPrefill(const PrefillFlags& flags) {
       options.max_model_len = std::min(options.max_model_len, checkpoint.config.max_position);
     }
   }
-  ASSIGN_OR_RETURN(auto engine, OpenEngine(std::move(options)));
-  const int threads = engine->options().threads;
+  ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
+  const int threads = engine->options().threads * (seat.threads() ? seat.ranks() : 1);
   const auto prompt_of = [&](int64_t length) { return std::min(length, engine->options().max_model_len - 1); };
   const MachineRates rates = MeasureRates(threads);
 
@@ -89,7 +90,7 @@ Status RunBenchPrefill(const PrefillFlags& flags) {
     const int64_t tokens = prompt_of(lengths[i]);
     Json row = {{"name", "prefill"},    {"attention", "dense"},
                 {"length", lengths[i]}, {"prompt_tokens", tokens},
-                {"threads", threads},   {"chunk", engine->options().max_num_batched_tokens},
+                {"threads", threads},   {"tensor_parallel_size", seat.ranks()}, {"chunk", engine->options().max_num_batched_tokens},
                 {"seconds", median},    {"tok_s", tokens / median}};
     AddFlops(PrefillFlops(engine->config(), tokens), median, rates, &row);
     results.push_back(std::move(row));
@@ -109,7 +110,10 @@ Command AddBenchPrefill(CLI::App& parent) {
   app->add_option("--repeats", flags->repeats, "runs of each length, in turns")->capture_default_str();
   AddFormatFlag(*app, &flags->format);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunBenchPrefill(*flags); }};
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine),
+                            [&](const Seat& seat) { return RunBenchPrefill(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

@@ -9,6 +9,7 @@
 #include "core/base/clock.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/passkey.h"
 #include "launch/progress.h"
@@ -81,7 +82,7 @@ Result<PasskeyScore> Evaluate(Engine& engine, const AttentionSpec& spec, const s
   return score;
 }
 
-Status RunPasskey(const PasskeyFlags& flags) {
+Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
   if (flags.depths < 1 || flags.trials < 1) return InvalidArgument("--depths and --trials must be at least 1");
   ASSIGN_OR_RETURN(const std::vector<int64_t> lengths, ParseIntList("--lengths", flags.lengths, 1));
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
@@ -91,7 +92,7 @@ Status RunPasskey(const PasskeyFlags& flags) {
   }
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, 2));
-  ASSIGN_OR_RETURN(auto engine, OpenEngine(std::move(options)));
+  ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   const int64_t limit = engine->options().max_model_len;
   if (longest > limit) {
     return InvalidArgument("--lengths asks for " + std::to_string(longest) + " tokens; the model takes " +
@@ -174,7 +175,10 @@ Example
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunPasskey(*flags); }};
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine),
+                            [&](const Seat& seat) { return RunPasskey(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

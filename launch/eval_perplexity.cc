@@ -11,6 +11,7 @@
 #include "core/base/clock.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/session.h"
@@ -98,7 +99,7 @@ Result<Score> Evaluate(Engine& engine, const AttentionSpec& spec, const std::vec
   return score;
 }
 
-Status RunPerplexity(const PerplexityFlags& flags) {
+Status RunPerplexity(const PerplexityFlags& flags, const Seat& seat) {
   if (flags.context < 4)
     return InvalidArgument("--context is " + std::to_string(flags.context) + "; it must be at least 4");
   if (flags.max_tokens < 0) return InvalidArgument("--max-tokens is negative; 0 takes the whole text");
@@ -106,7 +107,7 @@ Status RunPerplexity(const PerplexityFlags& flags) {
   ASSIGN_OR_RETURN(const std::string text, ReadText(flags.text_file));
   ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, 4));
   if (options.max_model_len == 0) options.max_model_len = flags.context;
-  ASSIGN_OR_RETURN(auto engine, OpenEngine(std::move(options)));
+  ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
 
   EncodeOptions with, without;
   without.add_special_tokens = false;
@@ -181,7 +182,10 @@ Windows of --context tokens: the first half is prefilled densely, the second sco
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunPerplexity(*flags); }};
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine),
+                            [&](const Seat& seat) { return RunPerplexity(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

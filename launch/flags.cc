@@ -86,9 +86,11 @@ void AddEngineFlags(CLI::App& app, EngineFlags* flags) {
   add(AddFlag(app, "--dtype", &flags->dtype, "of the weights: auto (the file's), float32, bfloat16, float16"));
   add(AddFlag(app, "--kv-cache-dtype", &flags->kv_cache_dtype, "auto (as --dtype), float32, bfloat16, float16"));
   add(AddFlag(app, "--device", &flags->device, "auto, cpu, cuda"));
-  add(AddFlag(app, "--threads,-t", &flags->threads, "0: the processors this process may use"));
+  add(AddFlag(app, "--threads,-t", &flags->threads, "of each process (with -tp: of all its ranks together); 0: the processors it may use"));
   add(AddFlag(app, "--tensor-parallel-size", &flags->tensor_parallel_size,
-              "ranks, also as -tp N; this version runs 1"));
+              "ranks, also as -tp N: threads of this process; under mpirun there are as many as it starts"));
+  add(AddFlag(app, "--interface", &flags->interface,
+              "network interface between the hosts of an mpirun job, as in eth0; empty: any that works"));
   add(AddFlag(app, "--max-model-len", &flags->max_model_len, "longest sequence in tokens; 0: the model's own limit"));
   add(AddFlag(app, "--max-num-seqs", &flags->max_num_seqs, "sequences in one step; 0: what the command needs"));
   add(AddFlag(app, "--max-num-batched-tokens", &flags->max_num_batched_tokens,
@@ -102,6 +104,8 @@ void AddEngineFlags(CLI::App& app, EngineFlags* flags) {
   add(AddFlag(app, "--seed", &flags->seed, "of sampling, of dummy weights and of what a command draws")
           ->check(NotNegative()));
 }
+
+GroupOptions GroupOf(const EngineFlags& flags) { return {flags.tensor_parallel_size, flags.interface}; }
 
 void AddAttentionFlags(CLI::App& app, AttentionFlags* flags, bool lists) {
   const std::string group = "Attention";
@@ -208,10 +212,6 @@ Result<EngineOptions> MakeEngineOptions(const EngineFlags& flags, std::vector<At
   }
   RETURN_IF_ERROR(CheckOneOf("--device", flags.device, {"auto", "cpu", "cuda"}));
   RETURN_IF_ERROR(CheckAtLeast("--tensor-parallel-size", flags.tensor_parallel_size, 1));
-  if (flags.tensor_parallel_size > 1) {
-    return Unimplemented("--tensor-parallel-size is " + std::to_string(flags.tensor_parallel_size) +
-                         "; this version runs on one rank. Leave the flag out, or give 1");
-  }
   RETURN_IF_ERROR(CheckOneOf("--load-format", flags.load_format, {"auto", "dummy"}));
   for (const auto& [flag, value] :
        {std::pair<const char*, std::string>{"--dtype", flags.dtype}, {"--kv-cache-dtype", flags.kv_cache_dtype}}) {

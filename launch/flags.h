@@ -10,6 +10,7 @@
 #include "core/base/status.h"
 #include "core/engine/engine.h"
 #include "kernels/selection/policy.h"
+#include "launch/group.h"
 
 namespace quire::launch {
 
@@ -40,6 +41,7 @@ struct EngineFlags {
   std::string device = "auto";
   int threads = 0;
   int tensor_parallel_size = 1;
+  std::string interface;
   int64_t max_model_len = 0;
   int max_num_seqs = 0;  // 0: what the subcommand needs
   int max_num_batched_tokens = 512;
@@ -49,6 +51,8 @@ struct EngineFlags {
   uint64_t seed = 0;
 };
 void AddEngineFlags(CLI::App& app, EngineFlags* flags);
+// The ranks that these flags ask for, for RunGroup.
+GroupOptions GroupOf(const EngineFlags& flags);
 
 struct AttentionFlags {
   std::string attention = "dense";

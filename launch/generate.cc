@@ -8,6 +8,7 @@
 #include "core/io/chat_template.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/session.h"
@@ -133,7 +134,7 @@ Result<std::map<int32_t, float>> ParseLogitBias(const std::vector<std::string>& 
   return bias;
 }
 
-Status RunGenerate(const GenerateFlags& flags) {
+Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
   const bool json = flags.format == "json";
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
   if (specs.size() != 1) return InvalidArgument("generate runs one attention policy with one budget; give no lists");
@@ -146,7 +147,7 @@ Status RunGenerate(const GenerateFlags& flags) {
   const auto bias = std::move(request.sampling.logit_bias);
 
   const bool ids_only = !flags.token_ids_file.empty();
-  ASSIGN_OR_RETURN(auto engine, ids_only ? OpenEngineForTokenIds(std::move(options)) : OpenEngine(std::move(options)));
+  ASSIGN_OR_RETURN(auto engine, ids_only ? OpenEngineForTokenIds(seat, std::move(options)) : OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(request.prompt, MakePrompt(flags, *engine));
   request.sampling = flags.sampling;
   request.sampling.logit_bias = bias;
@@ -269,7 +270,10 @@ The text goes to stdout, progress and the line of figures to stderr. Ctrl-C ends
   app->add_flag("--include-stop", flags->stopping.include_stop, "keep the stop text in the output")->group(stopping);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/false);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunGenerate(*flags); }};
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine),
+                            [&](const Seat& seat) { return RunGenerate(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

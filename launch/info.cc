@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "core/model/families.h"
+#include "core/model/weight_slices.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/session.h"
 #include "parallel/shard_plan.h"
@@ -61,22 +63,20 @@ Json MemoryJson(const MemoryBytes& m) {
           {"total", m.total()}};
 }
 
-// Every rank's slices, for any size: pure arithmetic, although this version runs one rank.
-Result<Json> ShardJson(const ModelConfig& config, int tp) {
-  ModelNumbers numbers;
-  numbers.q_heads = config.q_heads;
-  numbers.kv_heads = config.kv_heads;
-  numbers.ffn = config.ffn;
-  numbers.vocab = config.vocab;
+// Every rank's slices, what of the checkpoint it reads for them and the memory it takes: arithmetic, nothing is loaded.
+Result<Json> ShardJson(const Checkpoint& checkpoint, const EngineOptions& options, int tp) {
   Json ranks = Json::array();
   for (int rank = 0; rank < tp; ++rank) {
-    ASSIGN_OR_RETURN(const ShardPlan plan, ShardPlan::Create(numbers, tp, rank));
+    ASSIGN_OR_RETURN(const ShardPlan plan, ShardPlan::Create(NumbersOf(checkpoint.config), tp, rank));
+    ASSIGN_OR_RETURN(const MemoryBytes memory, PredictMemory(options, tp, rank));
     ranks.push_back({{"rank", rank},
                      {"q_heads", RangeJson(plan.q_heads)},
                      {"kv_heads", RangeJson(plan.kv_heads)},
                      {"ffn", RangeJson(plan.ffn)},
                      {"vocab", RangeJson(plan.vocab)},
-                     {"replicas", plan.replicas}});
+                     {"replicas", plan.replicas},
+                     {"bytes_read", BytesToRead(checkpoint, plan)},
+                     {"memory", MemoryJson(memory)}});
   }
   return ranks;
 }
@@ -96,14 +96,20 @@ void WriteText(const Json& json) {
   }
   WriteOut(json["model"].get<std::string>() + "\n");
   WriteTable(table);
+  const bool loaded = !json["memory"]["loaded"].is_null();
   WriteOut("\nshards, half-open ranges\n");
-  table = {{"rank", "q_heads", "kv_heads", "ffn", "vocab"}};
+  table = {{"rank", "q_heads", "kv_heads", "ffn", "vocab", "reads", "memory"}};
+  if (loaded) table[0].insert(table[0].end(), {"host", "threads", "has read"});
   for (const Json& r : json["shards"]) {
-    table.push_back({r["rank"].dump(), r["q_heads"].dump(), r["kv_heads"].dump(), r["ffn"].dump(), r["vocab"].dump()});
+    table.push_back({r["rank"].dump(), r["q_heads"].dump(), r["kv_heads"].dump(), r["ffn"].dump(), r["vocab"].dump(),
+                     HumanBytes(r["bytes_read"].get<double>()), HumanBytes(r["memory"]["total"].get<double>())});
+    if (!loaded) continue;
+    const Json& has = r["loaded"];
+    table.back().insert(table.back().end(), {has["host"].get<std::string>(), has["threads"].dump(),
+                                             HumanBytes(has["bytes_read"].get<double>())});
   }
   WriteTable(table);
-  const bool loaded = !json["memory"]["loaded"].is_null();
-  WriteOut("\nmemory\n");
+  WriteOut(table.size() > 2 ? "\nmemory of rank 0\n" : "\nmemory\n");
   table = {{"part", "predicted"}};
   if (loaded) table[0].insert(table[0].end(), {"loaded", "difference"});
   for (const auto& [key, value] : json["memory"]["predicted"].items()) {
@@ -117,25 +123,27 @@ void WriteText(const Json& json) {
   WriteTable(table);
 }
 
-Status RunInfo(const InfoFlags& flags) {
+Status RunInfo(const InfoFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
-  EngineFlags engine_flags = flags.engine;
-  const int tp = engine_flags.tensor_parallel_size;
-  if (tp < 1) return InvalidArgument("--tensor-parallel-size is " + std::to_string(tp) + "; it must be at least 1");
-  if (tp == 1 || !flags.load) engine_flags.tensor_parallel_size = 1;  // the plan is arithmetic; running isn't
-  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(engine_flags, std::move(specs), 1));
+  const int tp = seat.ranks() > 1 ? seat.ranks() : flags.engine.tensor_parallel_size;
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, std::move(specs), 1));
   ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(options.model, options.load_format, options.seed));
   Json json;
   json["model"] = options.model;
   json["config"] = ConfigJson(checkpoint.config);
-  ASSIGN_OR_RETURN(json["shards"], ShardJson(checkpoint.config, tp));
-  ASSIGN_OR_RETURN(const MemoryBytes predicted, PredictMemory(options));
-  json["memory"]["predicted"] = MemoryJson(predicted);
+  ASSIGN_OR_RETURN(json["shards"], ShardJson(checkpoint, options, tp));
+  json["memory"]["predicted"] = json["shards"][0]["memory"];
   json["memory"]["loaded"] = nullptr;
   if (flags.load) {
-    ASSIGN_OR_RETURN(const auto engine, OpenEngineForTokenIds(options));
+    ASSIGN_OR_RETURN(const auto engine, OpenEngineForTokenIds(seat, options));
     json["memory"]["loaded"] = MemoryJson(engine->Memory());
     json["memory"]["load_s"] = engine->load_seconds();
+    for (const RankInfo& rank : engine->Ranks()) {
+      json["shards"][static_cast<size_t>(rank.rank)]["loaded"] = {{"host", rank.host},
+                                                                 {"threads", rank.threads},
+                                                                 {"bytes_read", rank.weight_bytes_read},
+                                                                 {"memory", MemoryJson(rank.memory)}};
+    }
   }
   if (flags.format == "json")
     WriteJson(json);
@@ -156,7 +164,12 @@ Command AddInfo(CLI::App& parent) {
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunInfo(*flags); }};
+  return {app, [flags] {
+            // Without --load the plan is arithmetic, for any number of ranks.
+            GroupOptions group = GroupOf(flags->engine);
+            if (!flags->load) group.tensor_parallel_size = 1;
+            return RunGroup(group, [&](const Seat& seat) { return RunInfo(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

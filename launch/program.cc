@@ -10,6 +10,7 @@
 #include "launch/command.h"
 #include "launch/output.h"
 #include "launch/signals.h"
+#include "parallel/mpi_communicator.h"
 
 namespace quire::launch {
 namespace {
@@ -91,11 +92,12 @@ int Dispatch(std::vector<std::string> arguments) {
   commands.push_back(AddInfo(app));
 
   // CLI11 takes the arguments in reverse order.
+  const bool speaks = LaunchedRank() == 0;  // what all ranks of a job have to say is said once
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
-      app.exit(error);  // --help, --version: prints them
+      if (speaks) app.exit(error);  // --help, --version: prints them
       return 0;
     }
     const CLI::App* where = &app;
@@ -104,7 +106,7 @@ int Dispatch(std::vector<std::string> arguments) {
       where = where->get_subcommands().front();
       command += " " + where->get_name();
     }
-    std::fprintf(stderr, "quire: error: %s. See %s --help\n", error.what(), command.c_str());
+    if (speaks) std::fprintf(stderr, "quire: error: %s. See %s --help\n", error.what(), command.c_str());
     return kExitUsage;
   }
   for (const Command& command : commands) {

@@ -8,6 +8,7 @@
 
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/session.h"
@@ -21,11 +22,11 @@ struct ScoreFlags {
   int top = 5;
 };
 
-Status RunScore(const ScoreFlags& flags) {
+Status RunScore(const ScoreFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ReadTokenIds(flags.token_ids_file));
   if (flags.top < 0) return InvalidArgument("--top is " + std::to_string(flags.top) + "; it must be at least 0");
   ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, {AttentionSpec{}}, 1));
-  ASSIGN_OR_RETURN(auto engine, OpenEngineForTokenIds(std::move(options)));
+  ASSIGN_OR_RETURN(auto engine, OpenEngineForTokenIds(seat, std::move(options)));
   if (const int64_t limit = engine->options().max_model_len; static_cast<int64_t>(ids.size()) > limit) {
     return InvalidArgument(flags.token_ids_file + " holds " + std::to_string(ids.size()) + " ids; the context takes " +
                            std::to_string(limit) + " (--max-model-len)");
@@ -104,7 +105,10 @@ Command AddScore(CLI::App& parent) {
   app->add_option("--top", flags->top, "best tokens shown at each place")->capture_default_str();
   AddFormatFlag(*app, &flags->format);
   AddEngineFlags(*app, &flags->engine);
-  return {app, [flags] { return RunScore(*flags); }};
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine),
+                            [&](const Seat& seat) { return RunScore(*flags, seat); });
+          }};
 }
 
 }  // namespace quire::launch

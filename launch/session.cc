@@ -13,7 +13,8 @@
 
 namespace quire::launch {
 
-Result<std::unique_ptr<Engine>> OpenEngine(EngineOptions options) {
+Result<std::unique_ptr<Engine>> OpenEngine(const Seat& seat, EngineOptions options) {
+  seat.Take(&options);
   auto progress = std::make_shared<Progress>("loading");
   options.progress = [progress](const std::string& phase, double fraction) { progress->Update(fraction, phase); };
   auto engine = Engine::Create(std::move(options));
@@ -22,15 +23,15 @@ Result<std::unique_ptr<Engine>> OpenEngine(EngineOptions options) {
   return engine;
 }
 
-Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(EngineOptions options) {
-  auto engine = OpenEngine(options);
+Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(const Seat& seat, EngineOptions options) {
+  auto engine = OpenEngine(seat, options);
   if (engine.ok() || engine.status().code() != StatusCode::kNotFound) return engine;
   if (const auto tokenizer = LoadTokenizer(options.model);
       tokenizer.ok() || tokenizer.status().code() != StatusCode::kNotFound) {
     return engine;
   }
   options.load_tokenizer = false;
-  return OpenEngine(std::move(options));
+  return OpenEngine(seat, std::move(options));
 }
 
 Status RunToEnd(Engine& engine, const std::vector<std::string>& ids, const std::function<void()>& after_step) {

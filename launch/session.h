@@ -10,13 +10,15 @@
 
 #include "core/base/status.h"
 #include "core/engine/engine.h"
+#include "launch/group.h"
 
 namespace quire::launch {
 
-// Engine::Create with loading shown on stderr when it takes long. NOT_FOUND and the rest as Create gives them.
-Result<std::unique_ptr<Engine>> OpenEngine(EngineOptions options);
+// Engine::Create on the seat's group, with loading shown on stderr when it takes long. NOT_FOUND and the rest as Create
+// gives them.
+Result<std::unique_ptr<Engine>> OpenEngine(const Seat& seat, EngineOptions options);
 // The same for commands that need no text: a model without tokenizer files is opened without one.
-Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(EngineOptions options);
+Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(const Seat& seat, EngineOptions options);
 
 // Steps until nothing is left, calling after_step (may be empty) after each. On Ctrl-C or a broken stdout it cancels
 // `ids`, steps until they have ended, and returns CANCELLED.

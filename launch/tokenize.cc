@@ -6,6 +6,7 @@
 #include "core/io/tokenizer.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/session.h"
 
@@ -48,7 +49,7 @@ Command AddTokenize(CLI::App& parent) {
                 "leave out what the model's tokenizer puts around a text (BOS)");
   app->add_flag("--plain", flags->plain, "take special tokens' names in the text as plain text");
   AddFormatFlag(*app, &flags->format);
-  return {app, [flags] { return RunTokenize(*flags); }};
+  return {app, [flags] { return RunGroup({}, [&](const Seat&) { return RunTokenize(*flags); }); }};
 }
 
 }  // namespace quire::launch
