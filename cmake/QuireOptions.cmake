@@ -15,7 +15,7 @@ foreach(option QUIRE_CUDA QUIRE_NCCL)
   endif()
 endforeach()
 set(QUIRE_SANITIZE "" CACHE STRING "Sanitizers, as in -fsanitize=…: address,undefined or thread")
-option(QUIRE_BENCHMARKS "Build the Google Benchmark programs" OFF)
+option(QUIRE_BENCHMARKS "Build the timing programs of kernels (dense_bench, attention_bench)" OFF)
 option(QUIRE_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
 option(QUIRE_WERROR "Warnings are errors" OFF)
 

@@ -48,7 +48,7 @@ class WeightSource {
   virtual Status Read(std::string_view name, const TensorSlice& slice, DType dtype, void* dst) const = 0;
 
   // Where the tensor lies in the mapped file, when it is stored as exactly `dtype` and suitably
-  // aligned (16 bytes); nullptr otherwise. Valid as long as the source.
+  // aligned (8 bytes, as safetensors pads); nullptr otherwise. Valid as long as the source.
   virtual const void* Mapped(std::string_view name, DType dtype) const = 0;
 
   // Bytes read so far; shows that a rank reads its slices only. What is used in place is counted by who uses it, for only

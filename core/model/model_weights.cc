@@ -16,7 +16,7 @@ namespace quire {
 namespace {
 
 constexpr int64_t kTaskBytes = 256 << 10;  // of output: some dozen microseconds of conversion
-constexpr uintptr_t kMinAlignment = 16;    // what WeightSource promises of mapped tensors
+constexpr uintptr_t kMinAlignment = 8;     // what WeightSource promises of mapped tensors
 
 // A slice of one tensor; a Weight is one or more of them of equal width, one below the other.
 struct Part {

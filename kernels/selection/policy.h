@@ -35,6 +35,16 @@ struct PageDataNeeds {
   bool mass_history = false;  // accumulated attention; no policy of this version needs it, none is offered it
 };
 
+// What a policy remembers of a sequence beside page data: [kv_heads][pages] floats of one layer, an entry a logical page.
+// It belongs to the sequence, so a fork copies it and a truncation forgets what lay past the new end. A policy that declares
+// none is never given one.
+struct PageHistory {
+  float* values = nullptr;
+  int64_t head_stride = 0;  // floats between KV heads; ≥ pages
+  int kv_heads = 0;
+  int64_t pages = 0;  // entries in use
+};
+
 struct SelectParams {
   const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride; rotated
   int64_t q_stride = 0;
@@ -60,6 +70,12 @@ class AttentionPolicy {
   virtual size_t SelectWorkspace(const SelectParams& params) const = 0;
   // Fills selection (pages, counts) for every (row, KV head). Rows have IsDense == false. Deterministic.
   virtual void Select(const Context& ctx, const SelectParams& params, SelectionView selection, void* workspace) const = 0;
+  // A sequence is forked: `to` (as many KV heads, room for from.pages entries) becomes a copy of `from`. Policies whose
+  // history says more than a number a page change it on the way.
+  virtual void Fork(const PageHistory& from, PageHistory* to) const;
+  // The sequence now has `length` tokens: entries of later pages become 0, as they were before their page was written. The
+  // last page's entry stays: what it has gathered belongs to its remaining tokens too.
+  virtual void Truncate(int64_t length, int page_size, PageHistory* history) const;
 };
 
 // One row of the policy table; --help and the README are written from it.

@@ -1,6 +1,8 @@
 // The table of attention policies, the spec's syntax, and MakePolicy. A new policy is one file and one row here.
+#include <algorithm>
 #include <string>
 
+#include "core/base/check.h"
 #include "kernels/selection/policies.h"
 
 namespace quire {
@@ -20,6 +22,25 @@ const std::vector<Row>& Rows() {
 }
 
 }  // namespace
+
+void AttentionPolicy::Fork(const PageHistory& from, PageHistory* to) const {
+  CHECK_EQ(from.kv_heads, to->kv_heads);
+  CHECK_LE(from.pages, to->head_stride);
+  for (int h = 0; h < from.kv_heads; ++h) {
+    std::copy_n(from.values + h * from.head_stride, from.pages, to->values + h * to->head_stride);
+  }
+  to->pages = from.pages;
+}
+
+void AttentionPolicy::Truncate(int64_t length, int page_size, PageHistory* history) const {
+  const int64_t pages = (length + page_size - 1) / page_size;
+  if (pages >= history->pages) return;
+  for (int h = 0; h < history->kv_heads; ++h) {
+    float* head = history->values + h * history->head_stride;
+    std::fill(head + pages, head + history->pages, 0.0f);
+  }
+  history->pages = pages;
+}
 
 Result<AttentionSpec> AttentionSpec::Parse(std::string_view text) {
   const auto bad = [&](const std::string& why) {

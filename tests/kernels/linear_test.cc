@@ -235,7 +235,7 @@ TEST(Linear, NanAndInfinityStayInTheirRow) {
 TEST(Linear, BatchInvariantRowsHaveEqualBitsForAnyMAndThreads) {
   constexpr int64_t kMaxM = 512;
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{61, 131}, {50, 1100}}) {
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{61, 131}, {17, 1100}}) {
       ThreadPool one(1);
       Weight weight = RandomWeight(dtype, rows, cols, 11);
       ASSERT_TRUE(PrepareWeight(ContextOf(one, true), weight).ok());
@@ -247,15 +247,13 @@ TEST(Linear, BatchInvariantRowsHaveEqualBitsForAnyMAndThreads) {
       std::vector<float> out(alone.size());
       for (int threads : {1, 2, 3}) {
         ThreadPool pool(threads);
-        for (int64_t m = 1; m <= kMaxM; m += m < 40 ? 1 : 59) {
+        for (int64_t m = 1; m <= kMaxM; ++m) {
           // From the end, so that a row stands at another place in every m.
           const int64_t begin = kMaxM - m;
           Linear(ContextOf(pool, true), x.data() + begin * cols, cols, m, weight, nullptr, out.data(), rows);
           ASSERT_TRUE(SameBits(out.data(), alone.data() + begin * rows, static_cast<size_t>(m * rows)))
               << DTypeName(dtype) << " m " << m << " threads " << threads;
         }
-        Linear(ContextOf(pool, true), x.data(), cols, kMaxM, weight, nullptr, out.data(), rows);
-        ASSERT_TRUE(SameBits(out.data(), alone.data(), alone.size())) << DTypeName(dtype) << " threads " << threads;
       }
     }
   }

@@ -75,6 +75,26 @@ TEST(PolicyTable, EveryRowMakesAPolicyOfItsName) {
   }
 }
 
+TEST(PageHistory, AForkIsACopyAndATruncationForgetsWhatLiesPastIt) {
+  const auto policy = MakePolicy({}, 4).value();
+  std::vector<float> parent = {1, 2, 3, -1, 4, 5, 6, -1};  // two KV heads, three pages, room for a fourth
+  std::vector<float> child(10, 9.0f);
+  PageHistory from{parent.data(), 4, 2, 3}, to{child.data(), 5, 2, 0};
+  policy->Fork(from, &to);
+  EXPECT_EQ(to.pages, 3);
+  EXPECT_EQ(child, (std::vector<float>{1, 2, 3, 9, 9, 4, 5, 6, 9, 9}));
+
+  policy->Truncate(5, 4, &to);  // the second page has one token left and keeps its entry
+  EXPECT_EQ(to.pages, 2);
+  EXPECT_EQ(child, (std::vector<float>{1, 2, 0, 9, 9, 4, 5, 0, 9, 9}));
+  EXPECT_EQ(parent[2], 3);  // the parent's own is untouched
+  policy->Truncate(12, 4, &to);
+  EXPECT_EQ(to.pages, 2);
+  policy->Truncate(0, 4, &to);
+  EXPECT_EQ(to.pages, 0);
+  EXPECT_EQ(child[0], 0);
+}
+
 TEST(ForcedPages, SinksRecentAndThePartialPageAreInsideTheBudget) {
   for (const int page_size : {1, 3, 16}) {
     for (const int sinks : {0, 1, 2}) {
