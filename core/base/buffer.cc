@@ -13,6 +13,7 @@ namespace quire {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kPage = 4096;
 
 size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -39,12 +40,19 @@ Result<Buffer> Buffer::Create(size_t bytes, Device device) {
                              "; ask for a smaller cache or model");
   };
   if (bytes >= kHugePage) {
-    if (bytes > SIZE_MAX - kHugePage || LargerThanMachine(bytes)) return out_of_memory();
-    const size_t mapped = RoundUp(bytes, kHugePage);
-    void* p = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return out_of_memory();
-    madvise(p, mapped, MADV_HUGEPAGE);
-    buffer.data_ = static_cast<std::byte*>(p);
+    if (bytes > SIZE_MAX - 2 * kHugePage || LargerThanMachine(bytes)) return out_of_memory();
+    // It begins on a huge page's border and ends where it ends: the part of a huge page behind the last whole one is of
+    // small pages, so that many buffers of a few MiB don't take a third more than they hold.
+    const size_t mapped = RoundUp(bytes, kPage);
+    void* reserved = mmap(nullptr, mapped + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (reserved == MAP_FAILED) return out_of_memory();
+    auto* begin = static_cast<std::byte*>(reserved);
+    const size_t head = RoundUp(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin);
+    if (head > 0) munmap(begin, head);
+    begin += head;
+    if (head < kHugePage) munmap(begin + mapped, kHugePage - head);
+    madvise(begin, mapped, MADV_HUGEPAGE);
+    buffer.data_ = begin;
     buffer.mapped_ = mapped;
   } else {
     const size_t rounded = RoundUp(bytes, kAlignment);

@@ -21,7 +21,7 @@ constexpr double kCacheShare = 0.5;
 constexpr int kPromptLogits = 64;
 constexpr int kMaxThreads = 4096;
 // That Linear wants of rows it reads in place.
-constexpr uintptr_t kMappedAlignment = 16;
+constexpr uintptr_t kMappedAlignment = 8;
 
 Status CheckAtLeast(const char* name, int64_t value, int64_t least) {
   if (value >= least) return OkStatus();

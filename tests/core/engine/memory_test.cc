@@ -34,12 +34,18 @@ double StatusBytes(const std::string& key) {
   return 0;
 }
 
-// 31 M parameters and 16 KiB of cache a token, so that 200 MB are filled within a second or two. The matrices are whole
-// huge pages: in a model as small as this, what rounding up to them takes would show.
-constexpr const char* kConfig = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 1024,
+// 16 KiB of cache a token, so that 200 MB are filled within a second or two.
+// 31 M parameters in matrices that are whole huge pages.
+constexpr const char* kWholeHugePages = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 1024,
   "intermediate_size": 3072, "num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 16,
   "vocab_size": 4096, "max_position_embeddings": 6400, "rms_norm_eps": 1e-05, "hidden_act": "silu", "bos_token_id": 1,
   "eos_token_id": 2, "tie_word_embeddings": true, "rope_theta": 10000.0, "torch_dtype": "bfloat16"})";
+
+// 37 M parameters in many matrices of half a huge page to three.
+constexpr const char* kSmallMatrices = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576,
+  "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 9, "num_key_value_heads": 9,
+  "head_dim": 28, "vocab_size": 4096, "max_position_embeddings": 6400, "rms_norm_eps": 1e-05, "hidden_act": "silu",
+  "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": true, "rope_theta": 10000.0, "torch_dtype": "bfloat16"})";
 
 // Ends the process: 0 when the growth is as predicted.
 [[noreturn]] void RunFullCache(const std::string& model, const std::string& dtype) {
@@ -79,17 +85,20 @@ constexpr const char* kConfig = R"({"architectures": ["LlamaForCausalLM"], "mode
   std::_Exit(grown > total * (1 + kBound) || grown < total * (1 - kBound) ? 1 : 0);
 }
 
-TEST(EngineMemory, TheProcessGrowsByWhatWasPredicted) {
+void ExpectPrediction(const std::string& name, const char* config) {
 #ifdef QUIRE_SANITIZED
   GTEST_SKIP() << "a sanitizer's own memory is not predicted";
 #endif
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   // One name for both processes: the second starts this test anew.
-  const std::string model = ::testing::TempDir() + "/quire_memory_test_model";
+  const std::string model = ::testing::TempDir() + "/quire_memory_test_" + name;
   std::filesystem::create_directories(model);
-  std::ofstream(model + "/config.json") << kConfig;
+  std::ofstream(model + "/config.json") << config;
   EXPECT_EXIT(RunFullCache(model, "bfloat16"), ::testing::ExitedWithCode(0), "predicted");
 }
+
+TEST(EngineMemory, TheProcessGrowsByWhatWasPredicted) { ExpectPrediction("whole", kWholeHugePages); }
+TEST(EngineMemory, OfManySmallMatricesToo) { ExpectPrediction("small", kSmallMatrices); }
 
 }  // namespace
 }  // namespace quire
