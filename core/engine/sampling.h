@@ -35,8 +35,8 @@ struct SamplerParams {
   uint64_t seed = 0;
   int32_t logprobs = -1;
   int32_t min_tokens = 0;
-  std::vector<std::pair<int32_t, float>> logit_bias;  // by ascending id
-  std::vector<int32_t> masked_ids;                    // not drawn before min_tokens
+  std::vector<std::pair<int32_t, float>> logit_bias = {};  // by ascending id
+  std::vector<int32_t> masked_ids = {};                    // not drawn before min_tokens
 
   bool greedy() const { return temperature < kGreedyTemperature; }
   bool has_penalties() const {

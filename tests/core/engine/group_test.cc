@@ -4,11 +4,10 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <filesystem>
-#include <fstream>
+#include <algorithm>
 
-#include "core/engine/engine_impl.h"
+#include "core/engine/engine_options.h"
+#include "core/engine/group_channel.h"
 #include "core/model/families.h"
 #include "core/model/weight_slices.h"
 #include "tests/core/engine/group_fixture.h"
@@ -16,26 +15,13 @@
 namespace quire {
 namespace {
 
-// Grouped-query attention with an odd vocabulary, uneven feed-forward columns and 8 query heads on 2 KV heads, so that 3
-// ranks share one KV head unevenly and 8 ranks have one query head each.
-constexpr const char* kGqaConfig = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-  "intermediate_size": 130, "num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2,
-  "vocab_size": 701, "max_position_embeddings": 512, "rms_norm_eps": 1e-05, "hidden_act": "silu", "bos_token_id": 1,
-  "eos_token_id": 2, "tie_word_embeddings": false, "rope_theta": 10000.0, "torch_dtype": "float32"})";
-
+// tests/data/gqa-dummy: grouped-query attention with an odd vocabulary, uneven feed-forward columns and 8 query heads on 2 KV
+// heads, so that 3 ranks share one KV head unevenly and 8 ranks have one query head each.
 class GroupTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = ::testing::TempDir() + "/group_test.XXXXXX";
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder_ = name;
-    std::ofstream(folder_ + "/config.json") << kGqaConfig;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   EngineOptions Gqa() const {
     EngineOptions options;
-    options.model = folder_;
+    options.model = DataPath("gqa-dummy");
     options.load_format = "dummy";
     options.load_tokenizer = false;
     options.threads = 1;
@@ -46,8 +32,6 @@ class GroupTest : public ::testing::Test {
     options.attention = {{}, {"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}}};
     return options;
   }
-
-  std::string folder_;
 };
 
 std::vector<int32_t> Ids(int count, int vocab, uint32_t seed) {
@@ -158,6 +142,357 @@ TEST_F(GroupTest, GivesTheOutputsOfOneRankOnAnyNumberOfRanks) {
     engine.reset();
     for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
   }
+}
+
+// What a step sends, by the kind of step.
+TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
+  for (const auto& [size, sparse_gathers] : {std::pair{2, 0}, {4, 2}}) {  // 2 KV heads, 3 layers, the first dense
+    SCOPED_TRACE(std::to_string(size) + " ranks");
+    TestRanks ranks(size);
+    auto engine = MakeEngine(ranks.Options(Gqa()));
+    ASSERT_NE(engine, nullptr);
+    const CollectiveStats loaded = engine->Stats().collectives;
+    GenerationRequest quest = Greedy(Ids(70, 701, 1), 6);
+    quest.attention = AttentionSpec{"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}};
+    quest.sampling.temperature = 0.7f;
+    quest.sampling.top_k = 50;
+    quest.sampling.seed = 3;
+    Collector collector;
+    ASSERT_TRUE(engine->Submit(quest, collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(8, 701, 2), 6), collector.callback()).ok());
+    CollectiveStats before = loaded;
+    int steps = 0;
+    while (engine->Stats().generation_tokens < 12) {
+      ASSERT_TRUE(*engine->Step());
+      const CollectiveStats after = engine->Stats().collectives;
+      EXPECT_EQ(after.broadcasts - before.broadcasts, 1);
+      EXPECT_EQ(after.all_reduces - before.all_reduces, 1 + 2 * 3);  // the embedding's, and two a layer
+      EXPECT_EQ(after.all_gathers - before.all_gathers, 1 + (steps == 0 ? 0 : sparse_gathers));
+      EXPECT_EQ(after.others, before.others);
+      before = after;
+      ++steps;
+    }
+    EXPECT_EQ(steps, 6);
+    const EngineStats stats = engine->Stats();
+    EXPECT_GT(stats.step_broadcast_seconds, 0);
+    EXPECT_GT(stats.collectives.all_reduce_seconds, 0);
+    // The plan of long prompts takes a second broadcast; a step in the middle of a prompt has no logits to gather, and no
+    // sums in its last layer.
+    ASSERT_TRUE(engine->Run().ok());
+    before = engine->Stats().collectives;
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(420, 701, 9), 1), collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(480, 701, 9), 1), collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(490, 701, 9), 1), collector.callback()).ok());
+    ASSERT_TRUE(*engine->Step());  // 512 rows: the whole of the first, a part of the second
+    CollectiveStats after = engine->Stats().collectives;
+    EXPECT_EQ(after.broadcasts - before.broadcasts, 2);
+    EXPECT_EQ(after.all_gathers - before.all_gathers, 1);
+    EXPECT_EQ(after.all_reduces - before.all_reduces, 7);
+    EXPECT_TRUE(engine->Run().ok());
+  }
+}
+
+TEST_F(GroupTest, AStepInTheMiddleOfAPromptSendsNoCandidates) {
+  TestRanks ranks(2);
+  EngineOptions options = Gqa();
+  options.max_num_batched_tokens = 64;
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  Collector collector;
+  ASSERT_TRUE(engine->Submit(Greedy(Ids(100, 701, 9), 1), collector.callback()).ok());
+  const CollectiveStats before = engine->Stats().collectives;
+  ASSERT_TRUE(*engine->Step());
+  const CollectiveStats after = engine->Stats().collectives;
+  EXPECT_EQ(after.all_gathers, before.all_gathers);
+  EXPECT_EQ(after.all_reduces - before.all_reduces, 5);  // the last layer ends with its cache
+  EXPECT_TRUE(engine->Run().ok());
+}
+
+TEST_F(GroupTest, RandomCachesHoldTheSameAtAnyNumberOfRanks) {
+  const AttentionSpec quest{"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}};
+  const auto run = [&](Engine& engine) {
+    Collector collector;
+    auto id = engine.SubmitRandomCache(200, 8, 42, quest, collector.callback());
+    EXPECT_TRUE(id.ok() && engine.Run().ok());
+    return collector.at(*id);
+  };
+  auto alone = MakeEngine(Gqa());
+  const Output one = run(*alone);
+  for (const int size : {2, 3}) {
+    TestRanks ranks(size);
+    auto engine = MakeEngine(ranks.Options(Gqa()));
+    const Output many = run(*engine);
+    EXPECT_EQ(many.ids, one.ids);
+    EXPECT_EQ(many.last.attention.pages_read, one.last.attention.pages_read);
+  }
+}
+
+TEST_F(GroupTest, BatchInvariantModeGivesTheBitsOfARequestAlone) {
+  TestRanks ranks(3);
+  EngineOptions options = Gqa();
+  options.batch_invariant = true;
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  GenerationRequest request = Greedy(Ids(50, 701, 8), 10);
+  request.logprobs = 2;
+  request.attention = AttentionSpec{"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}};
+  const Output alone = RunOne(*engine, request);
+  std::vector<GenerationRequest> crowd = Requests(701);
+  crowd.push_back(request);
+  const Output among = RunAll(*engine, crowd).back();
+  EXPECT_EQ(among.ids, alone.ids);
+  ASSERT_EQ(among.logprobs.size(), alone.logprobs.size());
+  for (size_t i = 0; i < alone.logprobs.size(); ++i) {
+    EXPECT_EQ(among.logprobs[i].chosen.logprob, alone.logprobs[i].chosen.logprob);
+  }
+}
+
+TEST_F(GroupTest, SequencesAreMovedOutAndBackWhenTheCacheIsSmall) {
+  EngineOptions options = Gqa();
+  options.max_model_len = 128;
+  options.kv_cache_bytes = 0;
+  auto alone = MakeEngine(options);
+  ASSERT_NE(alone, nullptr);
+  std::vector<GenerationRequest> requests;
+  for (uint32_t i = 0; i < 4; ++i) requests.push_back(Greedy(Ids(30, 701, 50 + i), 60));
+  const auto one = RunAll(*alone, requests);
+  // Room for little more than two sequences: a page is 3 layers × 1 KV head × 4 tokens × 2 × 8 channels × 4 bytes a rank.
+  options.kv_cache_bytes = 50 * 3 * 4 * 2 * 8 * 4 * 2;
+  TestRanks ranks(2);
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  const auto many = RunAll(*engine, requests);
+  EXPECT_GT(engine->Stats().preemptions, 0);
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(many[i].ids, one[i].ids);
+  EXPECT_EQ(engine->Stats().pages_free, engine->Stats().pages_total);
+}
+
+// The memory of a rank with one KV head holds twice the pages of a rank with two; all take the least.
+TEST_F(GroupTest, CapacityIsThatOfTheRankWithTheLeastRoom) {
+  EngineOptions options = ModelOptions("retriever-2m");  // 6 query and 3 KV heads: 2 + 1 on two ranks
+  options.kv_cache_bytes = 4 << 20;
+  TestRanks ranks(2);
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  const auto infos = engine->Ranks();
+  ASSERT_EQ(infos.size(), 2u);
+  EXPECT_EQ(infos[0].memory.kv_cache, 2 * infos[1].memory.kv_cache);
+  EXPECT_GT(infos[0].memory.kv_cache, 3u << 20);
+  EXPECT_EQ(infos[0].host, infos[1].host);
+  EXPECT_EQ(infos[1].threads, 1);
+}
+
+TEST_F(GroupTest, EachRankReadsItsSlicesOnly) {
+  for (const char* model : {"stories260K", "retriever-2m", "golden/qwen2"}) {
+    EngineOptions options = ModelOptions(model);
+    options.load_tokenizer = false;
+    auto whole = MakeEngine(options);
+    ASSERT_NE(whole, nullptr);
+    const int64_t all = whole->Ranks()[0].weight_bytes_read;
+    const auto checkpoint = OpenCheckpoint(DataPath(model));
+    ASSERT_TRUE(checkpoint.ok());
+    for (const int size : {2, 3}) {
+      SCOPED_TRACE(std::string(model) + " on " + std::to_string(size) + " ranks");
+      TestRanks ranks(size);
+      auto engine = MakeEngine(ranks.Options(options));
+      ASSERT_NE(engine, nullptr);
+      int64_t sum = 0;
+      for (const RankInfo& info : engine->Ranks()) {
+        const auto plan = ShardPlan::Create(NumbersOf(checkpoint->config), size, info.rank);
+        ASSERT_TRUE(plan.ok());
+        EXPECT_EQ(info.weight_bytes_read, BytesToRead(*checkpoint, *plan));
+        EXPECT_LT(info.weight_bytes_read, all * 3 / 4);
+        sum += info.weight_bytes_read;
+      }
+      EXPECT_GE(sum, all);
+      EXPECT_LT(sum, all * 5 / 4);  // norms, and KV heads that several ranks hold, are read more than once
+    }
+  }
+}
+
+TEST_F(GroupTest, RanksShareTheProcessorsWhenNobodySaysHowMany) {
+  EngineOptions options = Gqa();
+  options.threads = 0;
+  const int processors = ThreadPool(0).threads();
+  TestRanks ranks(3);
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  for (const RankInfo& info : engine->Ranks()) EXPECT_EQ(info.threads, std::max(1, processors / 3));
+}
+
+TEST_F(GroupTest, ProgressMarksTellPhasesAndMoveWithEachLayer) {
+  TestRanks ranks(2);
+  auto engine = MakeEngine(ranks.Options(Gqa()));
+  ASSERT_NE(engine, nullptr);
+  const uint64_t loaded[] = {ranks.mark(0).count(), ranks.mark(1).count()};
+  for (const uint64_t count : loaded) EXPECT_GT(count, 3u * 6);  // a tensor is a step forward
+  EXPECT_EQ(ranks.mark(0).phase(), Phase::kIdle);
+  RunOne(*engine, Greedy(Ids(5, 701, 3), 4));
+  for (int rank = 0; rank < 2; ++rank) EXPECT_GE(ranks.mark(rank).count() - loaded[rank], 4u * 3);
+  EXPECT_EQ(ranks.mark(0).phase(), Phase::kIdle);
+  engine.reset();
+  ranks.Release();
+  EXPECT_EQ(ranks.mark(1).phase(), Phase::kStop);
+}
+
+TEST_F(GroupTest, EnginesMayFollowOneAnotherAndWhatFailsLeavesTheGroupWhole) {
+  TestRanks ranks(2);
+  EngineOptions missing = Gqa();
+  missing.model = DataPath("nothing");
+  auto none = Engine::Create(ranks.Options(missing));
+  EXPECT_EQ(none.status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(none.status().message().find("rank"), std::string::npos) << none.status().ToString();  // all say the same
+  EngineOptions text = Gqa();
+  text.load_tokenizer = true;
+  text.load_format = "auto";  // the folder has neither weights nor a tokenizer
+  EXPECT_FALSE(Engine::Create(ranks.Options(text)).ok());
+  EngineOptions wide = Gqa();
+  wide.attention = {{"quest", {{"token_budget", "1"}}}};
+  EXPECT_EQ(Engine::Create(ranks.Options(wide)).status().code(), StatusCode::kInvalidArgument);
+  EngineOptions wrong = Gqa();
+  wrong.page_size = 0;
+  EXPECT_EQ(Engine::Create(ranks.Options(wrong)).status().code(), StatusCode::kInvalidArgument);
+  for (int i = 0; i < 2; ++i) {
+    auto engine = MakeEngine(ranks.Options(Gqa()));
+    ASSERT_NE(engine, nullptr);
+    EXPECT_EQ(RunOne(*engine, Greedy({1, 2, 3}, 4)).ids.size(), 4u);
+  }
+  for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+}
+
+TEST_F(GroupTest, MoreRanksThanQueryHeadsAreRefusedByAll) {
+  TestRanks ranks(9);
+  const auto engine = Engine::Create(ranks.Options(Gqa()));
+  EXPECT_EQ(engine.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(engine.status().message().find("query heads"), std::string::npos) << engine.status().ToString();
+  for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+}
+
+TEST_F(GroupTest, AnEngineIsMadeOnRankZeroOnly) {
+  auto comms = MakeThreadCommunicators(2);
+  EngineOptions options = Gqa();
+  options.comm = comms[1].get();
+  EXPECT_EQ(Engine::Create(options).status().code(), StatusCode::kFailedPrecondition);
+}
+
+// A communicator whose sums fail from some call on, as a device of one rank might.
+class FailingCommunicator final : public Communicator {
+ public:
+  FailingCommunicator(Communicator* inner, int good_sums) : inner_(inner), left_(good_sums) {}
+  int rank() const override { return inner_->rank(); }
+  int size() const override { return inner_->size(); }
+  Status AllReduce(TensorView data, Stream stream) override {
+    if (left_-- <= 0) return ResourceExhausted("the device is out of memory");
+    return inner_->AllReduce(data, stream);
+  }
+  Status AllGather(TensorView send, TensorView recv, Stream s) override { return inner_->AllGather(send, recv, s); }
+  Status AllGatherV(TensorView send, TensorView recv, std::span<const int64_t> counts, Stream s) override {
+    return inner_->AllGatherV(send, recv, counts, s);
+  }
+  Status ReduceScatter(TensorView send, TensorView recv, Stream s) override {
+    return inner_->ReduceScatter(send, recv, s);
+  }
+  Status Broadcast(TensorView data, int root, Stream s) override { return inner_->Broadcast(data, root, s); }
+  Status Send(TensorView data, int to, Stream s) override { return inner_->Send(data, to, s); }
+  Status Recv(TensorView data, int from, Stream s) override { return inner_->Recv(data, from, s); }
+  Status Barrier() override { return inner_->Barrier(); }
+  void Abort(const Status& why) override { inner_->Abort(why); }
+
+ private:
+  Communicator* inner_;
+  int left_;
+};
+
+TEST_F(GroupTest, ARankThatFailsInAStepEndsTheGroupByName) {
+  auto comms = MakeThreadCommunicators(3);
+  std::vector<Status> ends(3);
+  std::vector<std::thread> threads;
+  for (int rank = 1; rank < 3; ++rank) {
+    threads.emplace_back([&, rank] {
+      FailingCommunicator comm(comms[rank].get(), rank == 2 ? 40 : 1 << 30);
+      ends[rank] = FollowLeader({.comm = &comm});
+    });
+  }
+  EngineOptions options = Gqa();
+  options.comm = comms[0].get();
+  {
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    Collector collector;
+    auto running = engine->Submit(Greedy(Ids(5, 701, 3), 100), collector.callback());
+    ASSERT_TRUE(running.ok());
+    Status lost;
+    for (int i = 0; i < 100 && lost.ok(); ++i) lost = engine->Step().status();
+    EXPECT_EQ(lost.code(), StatusCode::kResourceExhausted);
+    for (const char* part : {"3 ranks", "rank 2", "out of memory"}) {
+      EXPECT_NE(lost.message().find(part), std::string::npos) << lost.ToString();
+    }
+    EXPECT_TRUE(collector.at(*running).last.finished);
+    EXPECT_EQ(collector.at(*running).last.status.code(), StatusCode::kResourceExhausted);
+    EXPECT_GT(collector.at(*running).ids.size(), 2u);
+    // What comes now is refused in the same way, and is told so.
+    auto late = engine->Submit(Greedy(Ids(5, 701, 4), 3), collector.callback());
+    ASSERT_TRUE(late.ok());
+    EXPECT_EQ(engine->Run().code(), StatusCode::kResourceExhausted);
+    EXPECT_TRUE(collector.at(*late).last.finished);
+  }
+  EXPECT_FALSE(ReleaseFollowers(comms[0].get()).ok());
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_NE(ends[1].message().find("rank 2"), std::string::npos) << ends[1].ToString();
+  EXPECT_FALSE(ends[2].ok());
+}
+
+TEST_F(GroupTest, AFollowerThatIsToldNonsenseEndsTheGroup) {
+  for (const bool header : {true, false}) {
+    auto comms = MakeThreadCommunicators(2);
+    Status end;
+    std::thread follower([&] { end = FollowLeader({.comm = comms[1].get()}); });
+    if (header) {
+      std::vector<uint8_t> bytes(GroupChannel::kFirstBytes, 0xab);
+      EXPECT_TRUE(comms[0]->Broadcast({bytes.data(), DType::kU8, {GroupChannel::kFirstBytes}, {}}, 0).ok());
+    } else {
+      EXPECT_TRUE(GroupChannel(comms[0].get()).Send(GroupMessage::kPlan).ok());  // no engine is open
+    }
+    follower.join();
+    EXPECT_EQ(end.code(), StatusCode::kFailedPrecondition) << end.ToString();
+    EXPECT_NE(end.message().find("rank 1"), std::string::npos) << end.ToString();
+    EXPECT_EQ(comms[0]->Barrier().code(), StatusCode::kFailedPrecondition);
+  }
+}
+
+TEST(GroupOptionsMessage, KeepsEveryOptionAndRefusesCutBytes) {
+  EngineOptions o;
+  o.model = "a/model";
+  o.load_format = "dummy";
+  o.dtype = "float16";
+  o.kv_cache_dtype = "bfloat16";
+  o.threads = 3;
+  o.max_model_len = int64_t{1} << 33;
+  o.max_num_seqs = 5;
+  o.max_num_batched_tokens = 77;
+  o.page_size = 7;
+  o.kv_cache_bytes = 12345678901;
+  o.attention = {{}, {"quest", {{"token_budget", "9"}, {"group_reduce", "sum"}}}};
+  o.batch_invariant = true;
+  o.seed = ~uint64_t{0};
+  std::vector<uint8_t> bytes;
+  SerializeOptions(o, &bytes);
+  const auto back = ParseOptions(bytes);
+  ASSERT_TRUE(back.ok()) << back.status().ToString();
+  std::vector<uint8_t> again;
+  SerializeOptions(*back, &again);
+  EXPECT_EQ(again, bytes);
+  EXPECT_EQ(back->model, o.model);
+  EXPECT_EQ(back->attention, o.attention);
+  EXPECT_EQ(back->max_model_len, o.max_model_len);
+  EXPECT_EQ(back->kv_cache_bytes, o.kv_cache_bytes);
+  EXPECT_EQ(back->page_size, 7);
+  EXPECT_TRUE(back->batch_invariant);
+  EXPECT_EQ(back->seed, o.seed);
+  EXPECT_FALSE(back->load_tokenizer);
+  for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(ParseOptions({bytes.data(), n}).ok()) << n;
+  bytes.push_back(0);
+  EXPECT_FALSE(ParseOptions(bytes).ok());
 }
 
 }  // namespace
