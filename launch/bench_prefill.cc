@@ -90,7 +90,8 @@ Status RunBenchPrefill(const PrefillFlags& flags, const Seat& seat) {
     const int64_t tokens = prompt_of(lengths[i]);
     Json row = {{"name", "prefill"},    {"attention", "dense"},
                 {"length", lengths[i]}, {"prompt_tokens", tokens},
-                {"threads", threads},   {"tensor_parallel_size", seat.ranks()}, {"chunk", engine->options().max_num_batched_tokens},
+                {"threads", threads},   {"tensor_parallel_size", seat.ranks()},
+                {"chunk", engine->options().max_num_batched_tokens},
                 {"seconds", median},    {"tok_s", tokens / median}};
     AddFlops(PrefillFlops(engine->config(), tokens), median, rates, &row);
     results.push_back(std::move(row));

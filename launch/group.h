@@ -1,6 +1,6 @@
-// RunGroup: a subcommand on one rank, on N ranks as threads of this process (-tp N), or on the ranks of an mpirun job. The
-// subcommand itself runs on rank 0 alone, whatever the number of ranks: it reads files and prints once, and opens its
-// engine on the whole group by Seat::Take. The other ranks follow until it returns.
+// RunGroup: a subcommand on one rank, on N ranks as threads of this process (-tp N), or on the ranks of an mpirun job.
+// The subcommand itself runs on rank 0 alone, whatever the number of ranks: it reads files and prints once, and opens
+// its engine on the whole group by Seat::Take. The other ranks follow until it returns.
 #pragma once
 
 #include <functional>
@@ -37,8 +37,8 @@ class Seat {
   bool threads_;
 };
 
-// Runs `leader` on rank 0 and gives its status; the other ranks of an mpirun job return OK once it has returned. Engines
-// that `leader` opens end before it returns. INVALID_ARGUMENT for a size that doesn't go with the job's.
+// Runs `leader` on rank 0 and gives its status; the other ranks of an mpirun job return OK once it has returned.
+// Engines that `leader` opens end before it returns. INVALID_ARGUMENT for a size that doesn't go with the job's.
 //
 // Not for subcommands that have no model of their own (coordinator, client): they run as they are.
 Status RunGroup(const GroupOptions& options, const std::function<Status(const Seat& seat)>& leader);

@@ -1,6 +1,6 @@
 // Plain values to bytes and back: what the ranks of a group say to each other. Little endian, arrays and strings with
-// their counts in front. The writer appends; the reader takes bytes that nobody vouches for, and what the values mean is
-// for its caller to check.
+// their counts in front. The writer appends; the reader takes bytes that nobody vouches for, and what the values mean
+// is for its caller to check.
 #pragma once
 
 #include <bit>

@@ -5,8 +5,8 @@
 //   engine->Submit(request, [](const TokenEvent& e) { … });
 //   engine->Run();   // until idle
 //
-// On several ranks (threads of a process, or processes of an MPI job) rank 0 makes the engine, with its communicator in the
-// options, and all others follow it:
+// On several ranks (threads of a process, or processes of an MPI job) rank 0 makes the engine, with its communicator in
+// the options, and all others follow it:
 //
 //   if (comm->rank() != 0) return FollowLeader({.comm = comm});   // group.h; returns when the leader releases them
 //   options.comm = comm;
@@ -14,8 +14,8 @@
 //   ReleaseFollowers(comm);
 //
 // A program that owns MPI_Init itself asks for MPI_THREAD_MULTIPLE (at least SERIALIZED), makes the communicator by
-// MakeMpiCommunicator (parallel/mpi_communicator.h, which neither initialises nor ends an MPI that is up), and destroys it
-// before its MPI_Finalize. Options are rank 0's alone; every rank opens the same model path. Engines may follow one
+// MakeMpiCommunicator (parallel/mpi_communicator.h, which neither initialises nor ends an MPI that is up), and destroys
+// it before its MPI_Finalize. Options are rank 0's alone; every rank opens the same model path. Engines may follow one
 // another on one communicator; between them, and while an engine lives, no one else may use it.
 #pragma once
 
@@ -94,8 +94,8 @@ class Engine {
   virtual Result<std::string> Submit(GenerationRequest request, EventCallback callback) = 0;
   // Ends a request with one final ABORTED event per unfinished sequence; idempotent, thread safe.
   virtual void Cancel(const std::string& request_id) = 0;
-  // One step: admits, runs and samples. Returns false when there was nothing to do. An error means that the group of
-  // ranks is lost: every request has had its last event, and later steps return the same.
+  // One step: admits, runs and samples. Returns false when there was nothing to do. An error means that the group
+  // of ranks is lost: every request has had its last event, and later steps return the same.
   virtual Result<bool> Step() = 0;
   // Steps until nothing is queued or running.
   virtual Status Run() = 0;

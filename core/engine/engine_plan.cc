@@ -20,8 +20,6 @@ constexpr double kCacheShare = 0.5;
 // Rows of prompts a step whose logits are kept for prompt_logprobs.
 constexpr int kPromptLogits = 64;
 constexpr int kMaxThreads = 4096;
-// That Linear wants of rows it reads in place.
-constexpr uintptr_t kMappedAlignment = 8;
 
 Status CheckAtLeast(const char* name, int64_t value, int64_t least) {
   if (value >= least) return OkStatus();

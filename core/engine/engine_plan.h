@@ -31,8 +31,8 @@ struct EnginePlan {
 };
 
 // ctx: the pool and mode that the engine will run with. available: bytes of memory that are free now (AvailableMemory).
-// The plan is that of rank `rank` of `tp`; whatever every rank must have alike follows from options and config, but for the
-// capacity, which LimitCapacity makes equal.
+// The plan is that of rank `rank` of `tp`; whatever every rank must have alike follows from options and config, but for
+// the capacity, which LimitCapacity makes equal.
 // INVALID_ARGUMENT for an option out of range, RESOURCE_EXHAUSTED when the cache can't hold a page.
 Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const ModelConfig& config, size_t available,
                               int tp = 1, int rank = 0);

@@ -86,7 +86,10 @@ Status GatherReports(const EngineRank& own, const GroupTopology& topology, std::
   for (int rank = 0; rank < own.comm->size(); ++rank) {
     const int64_t* n = all.data() + static_cast<size_t>(rank) * mine.size();
     const auto bytes = [&](int i) { return static_cast<size_t>(n[i]); };
-    reports->push_back({rank, topology.ranks[static_cast<size_t>(rank)].host, static_cast<int>(n[0]), n[1],
+    reports->push_back({rank,
+                        topology.ranks[static_cast<size_t>(rank)].host,
+                        static_cast<int>(n[0]),
+                        n[1],
                         {bytes(2), bytes(3), bytes(4), bytes(5)}});
   }
   return OkStatus();
@@ -95,7 +98,8 @@ Status GatherReports(const EngineRank& own, const GroupTopology& topology, std::
 }  // namespace
 
 Status EngineRank::Execute(const StepPlan& step, StepResult* result) const {
-  const bool prefill = std::any_of(step.chunks.begin(), step.chunks.end(), [](const PlanChunk& c) { return c.decode == 0; });
+  const bool prefill =
+      std::any_of(step.chunks.begin(), step.chunks.end(), [](const PlanChunk& c) { return c.decode == 0; });
   Enter(prefill ? Phase::kPrefill : Phase::kDecode);
   return executor->Execute(step, result);
 }
@@ -142,7 +146,8 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   own->weights = std::move(weights).value();
   std::vector<const AttentionPolicy*> policies;
   for (const auto& policy : plan.policies) policies.push_back(policy.get());
-  auto executor = Executor::Create(ctx, own->config, &own->weights, plan.shard, &comm, std::move(policies), plan.executor);
+  auto executor =
+      Executor::Create(ctx, own->config, &own->weights, plan.shard, &comm, std::move(policies), plan.executor);
   RETURN_IF_ERROR(AgreeOn(comm, topology, executor.status()));
   own->executor = std::move(executor).value();
   RETURN_IF_ERROR(GatherReports(*own, topology, &own->reports));

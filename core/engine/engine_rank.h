@@ -26,7 +26,7 @@ struct EngineRank {
   ModelWeights weights;
   std::unique_ptr<Executor> executor;
   std::vector<RankInfo> reports;  // of all ranks, by rank
-  ProgressMark* mark = nullptr;     // may be null
+  ProgressMark* mark = nullptr;   // may be null
 
   bool alone() const { return comm->size() == 1; }
   void Enter(Phase phase) const {

@@ -1,6 +1,7 @@
-// GroupChannel: what rank 0 tells the other ranks, one broadcast a message: options of an engine to open, a step's plan,
-// the end. A message is a header and its bytes; the first kFirstBytes travel at a fixed size, so that receivers need not
-// know how long it is and an ordinary step takes one broadcast; only a longer one (new prompts) takes a second.
+// GroupChannel: what rank 0 tells the other ranks, one broadcast a message: options of an engine to open, a step's
+// plan, the end. A message is a header and its bytes; the first kFirstBytes travel at a fixed size, so that receivers
+// need not know how long it is and an ordinary step takes one broadcast; only a longer one (new prompts) takes a
+// second.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ class GroupChannel {
 
   // Rank 0 only.
   Status Send(GroupMessage kind, std::span<const uint8_t> payload = {});
-  // The other ranks, for each Send. May wait for as long as rank 0 has nothing to say. FAILED_PRECONDITION for bytes that
-  // no message of this version starts with.
+  // The other ranks, for each Send. May wait for as long as rank 0 has nothing to say. FAILED_PRECONDITION for bytes
+  // that no message of this version starts with.
   Result<GroupMessage> Receive(std::vector<uint8_t>* payload);
 
  private:

@@ -176,8 +176,7 @@ void Sampler::MergeList(int k, bool with_raw, Lists* lists, int row) {
     for (Source& source : sources) {
       if (source.next == sent) continue;
       if (best == nullptr || source.values[source.next] > best->values[best->next] ||
-          (source.values[source.next] == best->values[best->next] &&
-           source.ids[source.next] < best->ids[best->next])) {
+          (source.values[source.next] == best->values[best->next] && source.ids[source.next] < best->ids[best->next])) {
         best = &source;
       }
     }

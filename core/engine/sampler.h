@@ -1,12 +1,12 @@
 // Sampler: the draws and log-probabilities of one step, from the logits of this rank's slice of the vocabulary to the
 // same tokens on every rank.
 //
-// Each rank takes the best candidates of its slice with the slice's log-sum-exp; one all-gather makes them known to all,
-// and all merge them (by descending value, ties to the lower id) and draw alike, for the generator's numbers are functions
-// of (seed, sequence, position). Exact for greedy rows and for top_k ≤ 64; a draw that needs more candidates (a flat
-// distribution under top_p) gathers more, again and again until it is settled: whether it does follows from gathered
-// values alone, so that all ranks go on together. Log-probabilities are exact: the log-sum-exp of the ranks' own ones, and
-// the raw logit of each candidate travels with it.
+// Each rank takes the best candidates of its slice with the slice's log-sum-exp; one all-gather makes them known to
+// all, and all merge them (by descending value, ties to the lower id) and draw alike, for the generator's numbers are
+// functions of (seed, sequence, position). Exact for greedy rows and for top_k ≤ 64; a draw that needs more candidates
+// (a flat distribution under top_p) gathers more, again and again until it is settled: whether it does follows from
+// gathered values alone, so that all ranks go on together. Log-probabilities are exact: the log-sum-exp of the ranks'
+// own ones, and the raw logit of each candidate travels with it.
 //
 // With one rank nothing travels and the rest is the same.
 #pragma once
@@ -26,11 +26,11 @@
 namespace quire {
 
 struct SamplerOptions {
-  int64_t vocab = 0;          // of the model
-  int max_rows = 0;           // of logits in one step
-  int max_jobs = 0;           // draws in one step
+  int64_t vocab = 0;               // of the model
+  int max_rows = 0;                // of logits in one step
+  int max_jobs = 0;                // draws in one step
   std::vector<Range> slices = {};  // the vocabulary's, one a rank, in order; empty: one rank has it all
-  Communicator* comm = nullptr;  // not owned; null: alone
+  Communicator* comm = nullptr;    // not owned; null: alone
 };
 
 class Sampler {
@@ -39,10 +39,10 @@ class Sampler {
   // Of this rank, whose slice has `local_vocab` tokens.
   static size_t ScratchBytes(int64_t local_vocab, int max_rows, int max_jobs);
 
-  // logits: [rows][local vocabulary], not changed. tokens and scores are given one entry per job. A collective when there
-  // are several ranks: jobs are the same on all. sums: numbers of this rank that become the sums over ranks, in the same
-  // all-gather (same count everywhere). An error is the communicator's, or INTERNAL when ranks drew different tokens
-  // before: then nothing they have in common is left.
+  // logits: [rows][local vocabulary], not changed. tokens and scores are given one entry per job. A collective when
+  // there are several ranks: jobs are the same on all. sums: numbers of this rank that become the sums over ranks, in
+  // the same all-gather (same count everywhere). An error is the communicator's, or INTERNAL when ranks drew different
+  // tokens before: then nothing they have in common is left.
   Status Run(const float* logits, int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs,
              std::vector<SampledToken>* tokens, std::vector<TokenLogprobs>* scores, std::span<int64_t> sums = {});
 
@@ -50,7 +50,7 @@ class Sampler {
   // Candidates of some rows: first this rank's, then of the whole vocabulary. ids ascend among equal values.
   struct Lists {
     int rows = 0;
-    int k = 0;                  // of the whole vocabulary
+    int k = 0;  // of the whole vocabulary
     bool with_raw = false;
     std::vector<float> lse;     // [rows]
     std::vector<float> values;  // [rows][k]
@@ -91,13 +91,13 @@ class Sampler {
   Context ctx_;
   SamplerOptions options_;
   int rank_ = 0;
-  int64_t widest_ = 0;   // slice
-  Buffer work_;          // [max_jobs][local vocabulary] edited and scaled rows
-  Lists local_;          // of this rank's slice; k is what is sent, padded where the slice is shorter
-  Lists raw_, drawn_;    // of the raw rows, and of the edited ones
+  int64_t widest_ = 0;  // slice
+  Buffer work_;         // [max_jobs][local vocabulary] edited and scaled rows
+  Lists local_;         // of this rank's slice; k is what is sent, padded where the slice is shorter
+  Lists raw_, drawn_;   // of the raw rows, and of the edited ones
   uint64_t history_ = 0xcbf29ce484222325u;  // a hash (FNV-1a) of every token drawn so far: the same on all ranks
-  std::vector<uint32_t> send_, recv_;  // words of one message, and of all ranks'
-  std::vector<size_t> read_;           // [ranks] next word of each rank's message
+  std::vector<uint32_t> send_, recv_;       // words of one message, and of all ranks'
+  std::vector<size_t> read_;                // [ranks] next word of each rank's message
 };
 
 }  // namespace quire

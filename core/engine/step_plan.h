@@ -109,7 +109,10 @@ struct StepPlan {
 
   int32_t rows() const;
   // Nothing for a rank to do.
-  bool empty() const { return ends.empty() && starts.empty() && chunks.empty() && cache_ops.empty(); }
+  bool empty() const {
+    return ends.empty() && starts.empty() && forks.empty() && cache_ops.empty() && table_deltas.empty() &&
+           fills.empty() && chunks.empty();
+  }
   bool operator==(const StepPlan&) const = default;
 
   void Serialize(std::vector<uint8_t>* out) const;

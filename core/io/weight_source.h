@@ -34,6 +34,9 @@ struct TensorSlice {
   int64_t col_begin = 0, col_end = 0;
 };
 
+// The alignment of what WeightSource::Mapped gives: safetensors pads its header to it, and kernels load unaligned.
+inline constexpr uintptr_t kMappedAlignment = 8;
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;

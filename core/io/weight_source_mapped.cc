@@ -13,7 +13,6 @@ namespace {
 
 // Elements converted at a time: the floats stay in the first-level cache.
 constexpr int64_t kChunk = 4096;
-constexpr uintptr_t kMappedAlignment = 8;  // that safetensors pads its header to; kernels load unaligned
 
 bool StoredAs(StorageType type, DType dtype) {
   return (type == StorageType::kF32 && dtype == DType::kF32) || (type == StorageType::kBF16 && dtype == DType::kBF16) ||

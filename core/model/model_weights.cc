@@ -16,7 +16,6 @@ namespace quire {
 namespace {
 
 constexpr int64_t kTaskBytes = 256 << 10;  // of output: some dozen microseconds of conversion
-constexpr uintptr_t kMinAlignment = 8;     // what WeightSource promises of mapped tensors
 
 // A slice of one tensor; a Weight is one or more of them of equal width, one below the other.
 struct Part {
@@ -62,7 +61,7 @@ class Loader {
     if (rows == 0 || cols == 0) return Weight();  // a rank without columns of this layer
     std::vector<const std::byte*> mapped;
     for (const Part& part : parts) mapped.push_back(MappedRows(part));
-    const bool aligned = reinterpret_cast<uintptr_t>(mapped[0]) % kMinAlignment == 0;
+    const bool aligned = reinterpret_cast<uintptr_t>(mapped[0]) % kMappedAlignment == 0;
     if (aligned && AreNeighbours(parts, mapped)) {
       source_.CountMapped(rows * cols * ElementSize(dtype_));
       Advance();

@@ -6,10 +6,10 @@ namespace quire {
 namespace {
 
 constexpr Param kGlobal[] = {Param::kEmbedding, Param::kFinalNorm, Param::kHead};
-constexpr Param kOfLayer[] = {Param::kAttnNorm, Param::kQ,      Param::kK,     Param::kV,        Param::kO,
-                              Param::kQBias,    Param::kKBias,  Param::kVBias, Param::kOBias,    Param::kQNorm,
-                              Param::kKNorm,    Param::kMlpNorm, Param::kGate, Param::kUp,       Param::kDown,
-                              Param::kGateBias, Param::kUpBias, Param::kDownBias};
+constexpr Param kOfLayer[] = {Param::kAttnNorm, Param::kQ,       Param::kK,       Param::kV,     Param::kO,
+                              Param::kQBias,    Param::kKBias,   Param::kVBias,   Param::kOBias, Param::kQNorm,
+                              Param::kKNorm,    Param::kMlpNorm, Param::kGate,    Param::kUp,    Param::kDown,
+                              Param::kGateBias, Param::kUpBias,  Param::kDownBias};
 
 int64_t SliceBytes(const TensorInfo& info, const TensorSlice& slice) {
   const int64_t block = BlockElements(info.type);

@@ -1,5 +1,5 @@
-// Which part of each parameter a rank holds: pure arithmetic from a ShardPlan. Loading reads exactly these slices, and what
-// it will read can be told without reading.
+// Which part of each parameter a rank holds: pure arithmetic from a ShardPlan. Loading reads exactly these slices, and
+// what it will read can be told without reading.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ TensorSlice SliceOf(const ModelConfig& config, const ShardPlan& plan, Param para
 // rank 0's alone. Embedding and head are one when tied.
 bool Holds(const ModelConfig& config, const ShardPlan& plan, Param param);
 
-// Bytes of the checkpoint that LoadWeights reads for this plan (whole blocks of quantised tensors, where a slice cuts one).
+// Bytes of the checkpoint that LoadWeights reads for this plan (whole blocks of quantised tensors, where a slice cuts
+// one).
 int64_t BytesToRead(const Checkpoint& checkpoint, const ShardPlan& plan);
 
 }  // namespace quire

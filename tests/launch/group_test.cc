@@ -11,11 +11,20 @@ namespace {
 using Json = nlohmann::json;
 using Strings = std::vector<std::string>;
 
-const Strings kGenerate = {"generate",     "--model",     DataPath("stories260K"),
-                           "--prompt",     "Once upon a time, in a land far away, there lived a small bird.",
-                           "--max-tokens", "24",          "--dtype",
-                           "float32",      "--attention", "quest:token_budget=16:dense_layers=1:sink_tokens=4:recent_tokens=4",
-                           "--page-size",  "4",           "--logprobs",
+const Strings kGenerate = {"generate",
+                           "--model",
+                           DataPath("stories260K"),
+                           "--prompt",
+                           "Once upon a time, in a land far away, there lived a small bird.",
+                           "--max-tokens",
+                           "24",
+                           "--dtype",
+                           "float32",
+                           "--attention",
+                           "quest:token_budget=16:dense_layers=1:sink_tokens=4:recent_tokens=4",
+                           "--page-size",
+                           "4",
+                           "--logprobs",
                            "2"};
 
 Strings With(Strings arguments, const Strings& more) {
@@ -58,8 +67,8 @@ TEST(GroupOfThreads, InfoShowsShardsAndTheBytesThatEachRankReads) {
 }
 
 TEST(GroupOfThreads, BenchDecodeShowsWhatRanksCost) {
-  const Json json = RunQuireJson({"bench", "decode", "--model", DataPath("gqa-dummy"), "--load-format", "dummy", "--depth",
-                                  "64", "--steps", "4", "--repeats", "1", "-tp", "2", "--threads", "2"});
+  const Json json = RunQuireJson({"bench", "decode", "--model", DataPath("gqa-dummy"), "--load-format", "dummy",
+                                  "--depth", "64", "--steps", "4", "--repeats", "1", "-tp", "2", "--threads", "2"});
   const Json& row = json["results"][0];
   EXPECT_EQ(row["tensor_parallel_size"], 2);
   EXPECT_EQ(row["threads"], 2);  // one a rank

@@ -1,5 +1,5 @@
-// The program under mpirun: every subcommand prints once and what one rank prints, and a rank that lacks something, or fails in
-// the middle, ends all by name. Real processes, more of them than processors.
+// The program under mpirun: every subcommand prints once and what one rank prints, and a rank that lacks something, or
+// fails in the middle, ends all by name. Real processes, more of them than processors.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -43,12 +43,19 @@ Json JsonOf(const MpiJobResult& result) {
   return json;
 }
 
-const Strings kGenerate = {
-    "generate",    "--model",     DataPath("stories260K"),
-    "--prompt",    "Once upon a time, in a land far away, there lived a small bird.",
-    "--dtype",     "float32",     "--max-tokens", "24",
-    "--attention", "quest:token_budget=16:dense_layers=1:sink_tokens=4:recent_tokens=4",
-    "--page-size", "4"};
+const Strings kGenerate = {"generate",
+                           "--model",
+                           DataPath("stories260K"),
+                           "--prompt",
+                           "Once upon a time, in a land far away, there lived a small bird.",
+                           "--dtype",
+                           "float32",
+                           "--max-tokens",
+                           "24",
+                           "--attention",
+                           "quest:token_budget=16:dense_layers=1:sink_tokens=4:recent_tokens=4",
+                           "--page-size",
+                           "4"};
 
 TEST(MpiProgram, GenerateWritesOnceWhatOneRankWrites) {
   const Json alone = RunQuireJson(kGenerate);
@@ -105,10 +112,11 @@ TEST(MpiProgram, TokenizeScoreAndEvalPrintOnceWhatOneRankPrints) {
 }
 
 TEST(MpiProgram, BenchAndInfoPrintOnceWithTheGroupsFigures) {
-  const Strings dummy = {"--model", DataPath("gqa-dummy"), "--load-format", "dummy", "--format", "json", "--threads", "1"};
-  const auto results = RunMpiJobs(
-      {Job(2, With({"bench", "decode", "--depth", "64", "--steps", "4", "--repeats", "1"}, dummy)),
-       Job(2, With({"info", "--load"}, dummy)), Job(2, {"--help"}), Job(2, {"generate", "--no-such-flag"})});
+  const Strings dummy = {"--model", DataPath("gqa-dummy"), "--load-format", "dummy", "--format", "json", "--threads",
+                         "1"};
+  const auto results =
+      RunMpiJobs({Job(2, With({"bench", "decode", "--depth", "64", "--steps", "4", "--repeats", "1"}, dummy)),
+                  Job(2, With({"info", "--load"}, dummy)), Job(2, {"--help"}), Job(2, {"generate", "--no-such-flag"})});
   const Json decode = JsonOf(results[0]);
   EXPECT_EQ(decode["results"][0]["tensor_parallel_size"], 2);
   EXPECT_GT(decode["results"][0]["collective_seconds"].get<double>(), 0);
@@ -130,8 +138,10 @@ TEST(MpiProgram, WhatOneRankLacksEndsAllWithItsReason) {
   fs::create_directories(empty);
   fs::copy(DataPath("stories260K"), here / "model", fs::copy_options::recursive);
   fs::copy(DataPath("retriever-2m"), other / "model", fs::copy_options::recursive);
-  const Strings command = {"sh", "-c", "cd '" + here.string() + "'; exec \"$@\"", "sh", kQuire, "generate", "--model",
-                           "model", "--prompt", "Once", "--max-tokens", "4"};
+  const Strings command = {"sh",      "-c",           "cd '" + here.string() + "'; exec \"$@\"",
+                           "sh",      kQuire,         "generate",
+                           "--model", "model",        "--prompt",
+                           "Once",    "--max-tokens", "4"};
   const auto on_rank = [&](int rank, const fs::path& folder) {
     // The difference comes after the common cd.
     Strings words(command.begin(), command.begin() + 4);
@@ -156,7 +166,8 @@ TEST(MpiProgram, WhatOneRankLacksEndsAllWithItsReason) {
     EXPECT_EQ(results[i].out, "");
     EXPECT_LT(results[i].seconds, 10);
     EXPECT_EQ(Count(results[i].err, "quire: error:"), 1) << results[i].err;
-    for (const std::string& part : reasons[i]) EXPECT_NE(results[i].err.find(part), std::string::npos) << results[i].err;
+    for (const std::string& part : reasons[i])
+      EXPECT_NE(results[i].err.find(part), std::string::npos) << results[i].err;
     EXPECT_TRUE(results[i].survivors.empty());
   }
 }
@@ -167,15 +178,14 @@ TEST(MpiProgram, ARankThatDiesStopsOrHangsEndsTheGroupByName) {
     int rank;
     const char *phase, *kind, *says;
   };
-  constexpr Fault kFaults[] = {{1, "load", "wedge", " hangs "},    {2, "prefill", "kill", " died "},
+  constexpr Fault kFaults[] = {{1, "load", "wedge", " hangs "},       {2, "prefill", "kill", " died "},
                                {1, "decode", "stop", " is stopped "}, {1, "broadcast", "wedge", " hangs "},
-                               {0, "decode", "wedge", " hangs "},  {0, "broadcast", "kill", " died "}};
+                               {0, "decode", "wedge", " hangs "},     {0, "broadcast", "kill", " died "}};
   std::vector<MpiJob> jobs;
   for (const Fault& f : kFaults) {
     MpiJob job = Job(3, {"generate", "--model", DataPath("stories260K"), "--prompt", "Once upon a time", "--max-tokens",
                          "200", "--ignore-eos", "--format", "json"});
-    job.environment["QUIRE_FAULT"] =
-        "rank=" + std::to_string(f.rank) + ",phase=" + f.phase + ",kind=" + f.kind;
+    job.environment["QUIRE_FAULT"] = "rank=" + std::to_string(f.rank) + ",phase=" + f.phase + ",kind=" + f.kind;
     jobs.push_back(std::move(job));
   }
   const auto results = RunMpiJobs(jobs);

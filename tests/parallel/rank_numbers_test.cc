@@ -92,20 +92,19 @@ TEST(CountedCommunicator, CountsCallsByKindAndTheirSeconds) {
 
 TEST(ThreadsCommunicator, AbortGivesItsReasonToThoseThatWaitAndThoseThatCome) {
   const Status why = ResourceExhausted("rank 1: no memory");
-  OnRanks(
-      3,
-      [&](int rank, Communicator& comm) {
-        if (rank == 1) {
-          std::this_thread::sleep_for(std::chrono::milliseconds(20));  // rank 0 sleeps in its barrier by then
-          comm.Abort(why);
-          comm.Abort(Internal("a later reason"));
-        }
-        if (rank == 2) std::this_thread::sleep_for(std::chrono::milliseconds(50));
-        const Status status = comm.Barrier();
-        EXPECT_EQ(status.code(), why.code());
-        EXPECT_EQ(status.message(), why.message());
-      },
-      {.timeout = std::chrono::milliseconds(0)});
+  OnRanks(3,
+          [&](int rank, Communicator& comm) {
+            if (rank == 1) {
+              std::this_thread::sleep_for(std::chrono::milliseconds(20));  // rank 0 sleeps in its barrier by then
+              comm.Abort(why);
+              comm.Abort(Internal("a later reason"));
+            }
+            if (rank == 2) std::this_thread::sleep_for(std::chrono::milliseconds(50));
+            const Status status = comm.Barrier();
+            EXPECT_EQ(status.code(), why.code());
+            EXPECT_EQ(status.message(), why.message());
+          },
+          {.timeout = std::chrono::milliseconds(0)});
 }
 
 // More ranks than processors: whoever waits gives way, so that a long wait costs next to no processor time.
@@ -117,7 +116,8 @@ TEST(ThreadsCommunicator, RanksThatWaitLongDontHoldAProcessor) {
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begin);
     EXPECT_TRUE(comm.Barrier().ok());
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &end);
-    used = used + static_cast<double>(end.tv_sec - begin.tv_sec) + 1e-9 * static_cast<double>(end.tv_nsec - begin.tv_nsec);
+    used =
+        used + static_cast<double>(end.tv_sec - begin.tv_sec) + 1e-9 * static_cast<double>(end.tv_nsec - begin.tv_nsec);
   });
   EXPECT_LT(used.load(), 0.1);
 }

@@ -1,11 +1,12 @@
 // The pages that every rank chose in a run, by layer, length and KV head, with exact scores: so that runs on different
 // numbers of ranks can be compared, and where they differ it can be told whether rounding explains it.
 //
-// The bound. All-reduces round in an order of their own, so q and the keys of one run differ a little from another's. Let
-// s(p) be a page's quest score from a run's own q and K, in double; the kernel's ŝ(p) differs from it by at most γ_d·A(p), with
-// A(p) = Σ_c |q_c|·max|K_c| and γ_d = d·u/(1 − d·u) (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). If run 1
-// chose page a and not b, and run 2 chose b and not a, then ŝ1(a) ≥ ŝ1(b) and ŝ2(b) ≥ ŝ2(a), so the gap at run 1's cut-off
-// s1(a) − s1(b) is at most |s1(a) − s2(a)| + |s1(b) − s2(b)| + 2·γ_d·(A(a) + A(b)): what rounding has moved the scores by.
+// The bound. All-reduces round in an order of their own, so q and the keys of one run differ a little from another's.
+// Let s(p) be a page's quest score from a run's own q and K, in double; the kernel's ŝ(p) differs from it by at most
+// γ_d·A(p), with A(p) = Σ_c |q_c|·max|K_c| and γ_d = d·u/(1 − d·u) (Higham, Accuracy and Stability of Numerical
+// Algorithms, 3.1). If run 1 chose page a and not b, and run 2 chose b and not a, then ŝ1(a) ≥ ŝ1(b) and ŝ2(b) ≥ ŝ2(a),
+// so the gap at run 1's cut-off s1(a) − s1(b) is at most |s1(a) − s2(a)| + |s1(b) − s2(b)| + 2·γ_d·(A(a) + A(b)): what
+// rounding has moved the scores by.
 #pragma once
 
 #include <array>
@@ -25,9 +26,9 @@
 namespace quire {
 
 struct PageChoice {
-  std::vector<int32_t> pages;   // ascending
-  std::vector<double> scores;   // [page] s
-  std::vector<double> sizes;    // [page] A
+  std::vector<int32_t> pages;  // ascending
+  std::vector<double> scores;  // [page] s
+  std::vector<double> sizes;   // [page] A
 };
 using PageChoices = std::map<std::array<int32_t, 3>, PageChoice>;  // (layer, length, KV head of the model)
 
@@ -128,11 +129,11 @@ inline PageChoices Unflatten(std::span<const int32_t> words) {
 
 struct PageComparison {
   int64_t lists = 0, pages = 0;
-  int64_t different = 0;   // pages chosen by one run only
+  int64_t different = 0;    // pages chosen by one run only
   int64_t unexplained = 0;  // of them, with a gap beyond the bound
-  double widest_gap = 0;   // of a difference, relative to A
-  double moved = 0;        // the most that a score differs between the runs, relative to A
-  bool same_keys = true;   // layers, lengths and heads
+  double widest_gap = 0;    // of a difference, relative to A
+  double moved = 0;         // the most that a score differs between the runs, relative to A
+  bool same_keys = true;    // layers, lengths and heads
 
   std::string ToString() const {
     char text[256];

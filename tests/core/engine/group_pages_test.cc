@@ -1,6 +1,6 @@
-// From prompt to tokens on one rank and on several: the same greedy tokens in float32, log-probabilities within 1e-4, and the
-// same pages in every layer and KV head but where rounding alone decides (group_pages.h). The ranks are threads;
-// mpi_group_main does the same with processes.
+// From prompt to tokens on one rank and on several: the same greedy tokens in float32, log-probabilities within 1e-4,
+// and the same pages in every layer and KV head but where rounding alone decides (group_pages.h). The ranks are
+// threads; mpi_group_main does the same with processes.
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -42,7 +42,8 @@ void ExpectSameRuns(const std::string& name, const std::vector<int>& sizes) {
     engine.reset();
     ranks.Release();
     PageChoices pages;
-    for (const auto& recorder : recorders) EXPECT_TRUE(Merge(recorder->choices, &pages)) << "replicas chose differently";
+    for (const auto& recorder : recorders)
+      EXPECT_TRUE(Merge(recorder->choices, &pages)) << "replicas chose differently";
     EXPECT_EQ(CompareGroupRuns(name, size, one, one_pages.choices, many, pages, config.head_dim), "");
   }
 }

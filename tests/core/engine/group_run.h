@@ -1,5 +1,5 @@
-// One run whose tokens, distribution and pages are compared between one rank and several: what threads (group_pages_test)
-// and processes (mpi_group_main) share.
+// One run whose tokens, distribution and pages are compared between one rank and several: what threads
+// (group_pages_test) and processes (mpi_group_main) share.
 #pragma once
 
 #include <algorithm>
@@ -40,10 +40,11 @@ inline GroupRun MakeGroupRun(const std::string& name) {
   o.max_num_seqs = 1;
   o.load_tokenizer = false;
   const auto quest = [&](int budget, int dense_layers) {
-    o.attention = {{"quest", {{"token_budget", std::to_string(budget)},
-                              {"dense_layers", std::to_string(dense_layers)},
-                              {"sink_tokens", "4"},
-                              {"recent_tokens", "8"}}}};
+    o.attention = {{"quest",
+                    {{"token_budget", std::to_string(budget)},
+                     {"dense_layers", std::to_string(dense_layers)},
+                     {"sink_tokens", "4"},
+                     {"recent_tokens", "8"}}}};
   };
   int vocab = 0, length = 0;
   if (name == "smollm2") {
@@ -120,8 +121,9 @@ inline double LargestDifference(const GroupOutput& a, const GroupOutput& b) {
 }
 
 // What is wrong with `many` ranks' run beside that of one; "" when nothing is. Prints the pages' comparison.
-inline std::string CompareGroupRuns(const std::string& name, int ranks, const GroupOutput& one, const PageChoices& one_pages,
-                                    const GroupOutput& many, const PageChoices& many_pages, int k_dim) {
+inline std::string CompareGroupRuns(const std::string& name, int ranks, const GroupOutput& one,
+                                    const PageChoices& one_pages, const GroupOutput& many,
+                                    const PageChoices& many_pages, int k_dim) {
   if (!one.status.ok()) return one.status.ToString();
   if (!many.status.ok()) return many.status.ToString();
   const double difference = LargestDifference(many, one);
@@ -132,7 +134,8 @@ inline std::string CompareGroupRuns(const std::string& name, int ranks, const Gr
   if (!pages.same_keys || pages.lists == 0) return "layers, lengths or heads that chose pages differ";
   if (pages.unexplained > 0) return std::to_string(pages.unexplained) + " pages differ by more than rounding explains";
   if (!(pages.moved <= 1e-4)) return "scores moved by more than rounding moves them";
-  if (many.attention.pages_read != one.attention.pages_read || many.attention.pages_total != one.attention.pages_total) {
+  if (many.attention.pages_read != one.attention.pages_read ||
+      many.attention.pages_total != one.attention.pages_total) {
     return "the counts of pages differ";
   }
   return "";

@@ -15,8 +15,8 @@
 namespace quire {
 namespace {
 
-// tests/data/gqa-dummy: grouped-query attention with an odd vocabulary, uneven feed-forward columns and 8 query heads on 2 KV
-// heads, so that 3 ranks share one KV head unevenly and 8 ranks have one query head each.
+// tests/data/gqa-dummy: grouped-query attention with an odd vocabulary, uneven feed-forward columns and 8 query heads
+// on 2 KV heads, so that 3 ranks share one KV head unevenly and 8 ranks have one query head each.
 class GroupTest : public ::testing::Test {
  protected:
   EngineOptions Gqa() const {
@@ -43,8 +43,8 @@ std::vector<int32_t> Ids(int count, int vocab, uint32_t seed) {
   return ids;
 }
 
-// Requests of every kind at once: greedy and drawn, few and many candidates, penalties, bias, log-probabilities of prompt
-// and output, forks, forced tokens, two policies.
+// Requests of every kind at once: greedy and drawn, few and many candidates, penalties, bias, log-probabilities of
+// prompt and output, forks, forced tokens, two policies.
 std::vector<GenerationRequest> Requests(int vocab) {
   std::vector<GenerationRequest> all;
   GenerationRequest greedy = Greedy(Ids(70, vocab, 1), 12);
@@ -176,8 +176,8 @@ TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
     const EngineStats stats = engine->Stats();
     EXPECT_GT(stats.step_broadcast_seconds, 0);
     EXPECT_GT(stats.collectives.all_reduce_seconds, 0);
-    // The plan of long prompts takes a second broadcast; a step in the middle of a prompt has no logits to gather, and no
-    // sums in its last layer.
+    // The plan of long prompts takes a second broadcast; a step in the middle of a prompt has no logits to gather, and
+    // no sums in its last layer.
     ASSERT_TRUE(engine->Run().ok());
     before = engine->Stats().collectives;
     ASSERT_TRUE(engine->Submit(Greedy(Ids(420, 701, 9), 1), collector.callback()).ok());
@@ -256,7 +256,8 @@ TEST_F(GroupTest, SequencesAreMovedOutAndBackWhenTheCacheIsSmall) {
   std::vector<GenerationRequest> requests;
   for (uint32_t i = 0; i < 4; ++i) requests.push_back(Greedy(Ids(30, 701, 50 + i), 60));
   const auto one = RunAll(*alone, requests);
-  // Room for little more than two sequences: a page is 3 layers × 1 KV head × 4 tokens × 2 × 8 channels × 4 bytes a rank.
+  // Room for little more than two sequences: a page is 3 layers × 1 KV head × 4 tokens × 2 × 8 channels × 4 bytes a
+  // rank.
   options.kv_cache_bytes = 50 * 3 * 4 * 2 * 8 * 4 * 2;
   TestRanks ranks(2);
   auto engine = MakeEngine(ranks.Options(options));

@@ -1,6 +1,6 @@
 // mpi_group MODEL, on the ranks of an mpirun job: rank 0 runs the model alone, then the group runs it; tokens,
-// log-probabilities and the pages of every rank must be those of one rank (group_run.h). Exits 77 where the model has not been
-// fetched.
+// log-probabilities and the pages of every rank must be those of one rank (group_run.h). Exits 77 where the model has
+// not been fetched.
 #include <cstdio>
 
 #include "core/engine/group.h"
@@ -20,7 +20,8 @@ Result<PageChoices> GatherPages(Communicator& comm, const PageChoices& mine, boo
   int64_t total = 0;
   for (const int64_t count : counts) total += count;
   std::vector<int32_t> all(static_cast<size_t>(total));
-  RETURN_IF_ERROR(comm.AllGatherV({words.data(), DType::kI32, {size}, {}}, {all.data(), DType::kI32, {total}, {}}, counts));
+  RETURN_IF_ERROR(
+      comm.AllGatherV({words.data(), DType::kI32, {size}, {}}, {all.data(), DType::kI32, {total}, {}}, counts));
   PageChoices group;
   *replicas_agree = true;
   int64_t at = 0;

@@ -1,6 +1,4 @@
 // Draws over several ranks' slices of the vocabulary against the same draws of one rank that has it all.
-#include "core/engine/sampler.h"
-
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -10,6 +8,7 @@
 #include <thread>
 
 #include "core/base/thread_pool.h"
+#include "core/engine/sampler.h"
 #include "parallel/counted_communicator.h"
 #include "parallel/threads_communicator.h"
 
@@ -58,7 +57,7 @@ bool Same(const SampledToken& a, const SampledToken& b) {
 
 // rows: [jobs][vocab], one a job; scores of each row for the given tokens.
 Answer RunRanks(const std::vector<float>& rows, int64_t vocab, const std::vector<Job>& jobs,
-           const std::vector<ScoreJob>& scores, int ranks) {
+                const std::vector<ScoreJob>& scores, int ranks) {
   const std::vector<Range> slices = Deal(vocab, ranks);
   auto comms = MakeThreadCommunicators(ranks);
   const int count = static_cast<int>(rows.size() / vocab);
@@ -214,9 +213,9 @@ TEST(SamplerOfRanks, RowsThatAreNotFiniteAreSeenByAll) {
   jobs[1].params = {.temperature = 1, .top_k = 5, .seed = 3};
   jobs[2].params.temperature = 0;
   std::vector<float> rows(3 * 20, 0.5f);
-  rows[19] = kInf;                                     // on the last rank only
-  for (int i = 20; i < 40; ++i) rows[i] = -kInf;       // nothing can be drawn
-  for (int i = 40; i < 50; ++i) rows[i] = -kInf;       // a rank with nothing, others with something
+  rows[19] = kInf;                                // on the last rank only
+  for (int i = 20; i < 40; ++i) rows[i] = -kInf;  // nothing can be drawn
+  for (int i = 40; i < 50; ++i) rows[i] = -kInf;  // a rank with nothing, others with something
   for (const int ranks : {1, 2, 4}) {
     const Answer answer = RunRanks(rows, 20, jobs, {}, ranks);
     EXPECT_TRUE(answer.ranks_agree);

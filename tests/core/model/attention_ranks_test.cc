@@ -1,6 +1,6 @@
-// Given the same q and K, the pages chosen are the same at every tp, exactly: each rank's AttentionRunner gets its heads of
-// one set of rows, and what it chooses is compared by KV head with what one rank chooses. Where ranks outnumber KV heads
-// the replicas of a head choose alike, from the whole group's queries.
+// Given the same q and K, the pages chosen are the same at every tp, exactly: each rank's AttentionRunner gets its
+// heads of one set of rows, and what it chooses is compared by KV head with what one rank chooses. Where ranks
+// outnumber KV heads the replicas of a head choose alike, from the whole group's queries.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -79,7 +79,7 @@ class Recorder final : public SelectionObserver {
 
 struct GroupPages {
   Pages pages;
-  int holders = 0;               // lists that several ranks made
+  int holders = 0;  // lists that several ranks made
   bool replicas_agree = true;
   int64_t gathers_of_a_rank = 0;  // in the one layer
   std::vector<float> attended;    // [sequences][q heads][d] of the decode rows
@@ -142,8 +142,8 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
       for (int s = 0; s < kSequences; ++s) step(rows.prompts[s], {{.seq = s, .rows = kLengths[s]}}, nullptr);
       std::vector<ForwardChunk> decode;
       for (int s = 0; s < kSequences; ++s) {
-        decode.push_back({.seq = s, .first_row = s, .rows = 1, .start_pos = kLengths[s], .decode = true,
-                          .policy = policy.get()});
+        decode.push_back(
+            {.seq = s, .first_row = s, .rows = 1, .start_pos = kLengths[s], .decode = true, .policy = policy.get()});
       }
       const int64_t before = comm.stats().calls();
       std::vector<float> out(group.attended.size());
