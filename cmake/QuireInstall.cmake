@@ -30,4 +30,4 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/quireConfig.cmake.in
   ${PROJECT_BINARY_DIR}/quireConfig.cmake INSTALL_DESTINATION ${quire_config_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/quireConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/quireConfig.cmake ${PROJECT_BINARY_DIR}/quireConfigVersion.cmake
-  DESTINATION ${quire_config_dir})
+  ${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake DESTINATION ${quire_config_dir})
