@@ -106,6 +106,12 @@ struct Decoder::Impl {
   Impl(const Context& context, const ModelConfig& model, const ShardPlan& shard, AttentionRunner runner)
       : ctx(context), config(model), plan(shard), attention(std::move(runner)), rope(model.rope) {}
 
+  // After each large part of a layer: a chunk of rows through a large model's layer takes seconds on few processors, and
+  // whoever watches must see it move.
+  void Advance() const {
+    if (ctx.progress != nullptr) ctx.progress->Advance();
+  }
+
   Context ctx;
   ModelConfig config;
   ShardPlan plan;
@@ -223,6 +229,7 @@ Status Decoder::Impl::Mlp(int layer) {
     return SumPartial();
   }
   Linear(ctx, s.normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
+  Advance();
   SiluMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
   Linear(ctx, s.mlp, ffn, live_rows, w.down, OrNull(w.down_bias), s.partial, config.hidden);
   return SumPartial();
@@ -251,15 +258,18 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   rope.Fill(ctx, rows, scratch.cos_sin);
   RETURN_IF_ERROR(EmbedRows());
   for (int layer = 0; layer < config.layers; ++layer) {
-    if (ctx.progress != nullptr) ctx.progress->Advance();
     ProjectQkv(layer);
+    Advance();
     RETURN_IF_ERROR(Attend(batch, layer));
+    Advance();
     if (layer + 1 == config.layers) {
       KeepLogitRows();
       if (live_rows == 0) return OkStatus();  // a chunk in the middle of a prompt: its K and V are all it is for
     }
     RETURN_IF_ERROR(ProjectOut(layer));
+    Advance();
     RETURN_IF_ERROR(Mlp(layer));
+    Advance();
   }
   Logits(logits);
   return OkStatus();

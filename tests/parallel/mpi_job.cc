@@ -1,6 +1,7 @@
 #include "tests/parallel/mpi_job.h"
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -126,6 +127,48 @@ std::vector<std::string> DifferOnOneRank(const std::vector<std::string>& command
   std::vector<std::string> words = {"sh", "-c", script, "sh"};
   words.insert(words.end(), command.begin(), command.end());
   return words;
+}
+
+std::string HostName() {
+  char host[256] = {};
+  gethostname(host, sizeof(host) - 1);
+  return host;
+}
+
+void ExpectFailed(const MpiJobResult& result, const std::string& what) {
+  SCOPED_TRACE(what + "\n" + result.err + result.out);
+  EXPECT_GT(result.exit_code, 0);
+  EXPECT_EQ(result.out.find("done"), std::string::npos);
+  EXPECT_TRUE(result.survivors.empty()) << result.survivors.size() << " processes outlived the job";
+}
+
+void ExpectEachEndsByName(const MpiJob& job, const std::string& kind, const std::string& says,
+                          const std::vector<Breakage>& breakages) {
+  std::vector<MpiJob> jobs;
+  for (const Breakage& b : breakages) {
+    jobs.push_back(job);
+    jobs.back().environment["QUIRE_FAULT"] = "rank=" + std::to_string(b.rank) + ",phase=" + b.phase + ",kind=" + kind +
+                                             ",after=" + std::to_string(b.after);
+  }
+  const std::vector<MpiJobResult> results = RunMpiJobs(jobs);
+  for (size_t i = 0; i < results.size(); ++i) {
+    const MpiJobResult& result = results[i];
+    const Breakage& b = breakages[i];
+    const std::string what = kind + " in " + b.phase + " of rank " + std::to_string(b.rank);
+    ExpectFailed(result, what);
+    EXPECT_GE(result.seconds_after_fault, 0) << what << " did not happen\n" << result.err;
+    EXPECT_LT(result.seconds_after_fault, 10) << what;
+    std::printf("%s: over after %.1f s\n", what.c_str(), result.seconds_after_fault);
+    const size_t line =
+        result.err.find("quire: error: rank " + std::to_string(b.rank) + " (host " + HostName() + ", pid ");
+    if (line == std::string::npos) {
+      ADD_FAILURE() << what << ": the culprit is not named\n" << result.err;
+      continue;
+    }
+    const std::string sentence = result.err.substr(line, result.err.find('\n', line) - line);
+    EXPECT_NE(sentence.find(says), std::string::npos) << what << "\n" << sentence;
+    EXPECT_NE(sentence.find("in phase " + b.phase), std::string::npos) << what << "\n" << sentence;
+  }
 }
 
 }  // namespace quire::testing

@@ -36,4 +36,18 @@ struct OnOneRank {
 };
 std::vector<std::string> DifferOnOneRank(const std::vector<std::string>& command, const OnOneRank& difference);
 
+// Where a rank is to fail: its `after`-th entry into the phase.
+struct Breakage {
+  std::string phase;
+  int rank = 1;
+  int after = 1;
+};
+// Runs `job` once for each breakage, all at once, with QUIRE_FAULT of this kind, and expects of each: an end in under
+// 10 s with a non-zero exit, nothing left behind, and an error line with the culprit's rank, host, `says` and phase.
+void ExpectEachEndsByName(const MpiJob& job, const std::string& kind, const std::string& says,
+                          const std::vector<Breakage>& breakages);
+// A non-zero exit, no "done" on stdout, nothing left behind.
+void ExpectFailed(const MpiJobResult& result, const std::string& what);
+std::string HostName();
+
 }  // namespace quire::testing
