@@ -10,6 +10,7 @@ packages=(
   libpcre2-dev libsentencepiece-dev libutf8proc-dev nlohmann-json3-dev  # tokenizers and json
   libcli11-dev libgtest-dev                             # command line; tests
   libopenmpi-dev openmpi-bin                            # ranks as processes
+  iproute2 python3-yaml                                 # tests: two hosts on one, examples of launchers
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler  # the service
   python3 python3-pip ca-certificates                   # fetching the model
 )
