@@ -23,8 +23,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using testing::OnRanks;
-using StartFn = Result<std::unique_ptr<GroupMonitor>> (*)(Communicator&, const GroupTopology&, ProgressMark*,
-                                                          const GroupMonitorOptions&);
+enum class Monitors { kInProcess, kOverSockets };
 
 // What the monitors of a group reported.
 class Failures {
@@ -69,7 +68,7 @@ class Failures {
   std::string message_;
 };
 
-class GroupMonitorKinds : public ::testing::TestWithParam<StartFn> {
+class GroupMonitorKinds : public ::testing::TestWithParam<Monitors> {
  protected:
   // Runs `body` on three watched ranks whose monitors report to failures_.
   void Run(const std::function<void(Communicator&, ProgressMark&, std::unique_ptr<GroupMonitor>&)>& body,
@@ -79,7 +78,8 @@ class GroupMonitorKinds : public ::testing::TestWithParam<StartFn> {
       const auto comm = WatchCommunicator(std::move(inner), &mark);
       const auto topology = GatherTopology(*comm);
       ASSERT_TRUE(topology.ok());
-      auto monitor = GetParam()(*comm, *topology, &mark, failures_.Options());
+      const auto start = GetParam() == Monitors::kInProcess ? internal::StartInProcess : internal::StartOverSockets;
+      auto monitor = start(*comm, *topology, &mark, failures_.Options());
       ASSERT_TRUE(monitor.ok()) << monitor.status().ToString();
       body(*comm, mark, *monitor);
     }, group);
@@ -89,7 +89,7 @@ class GroupMonitorKinds : public ::testing::TestWithParam<StartFn> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Kinds, GroupMonitorKinds,
-                         ::testing::Values(&internal::StartInProcess, &internal::StartOverSockets),
+                         ::testing::Values(Monitors::kInProcess, Monitors::kOverSockets),
                          [](const auto& info) { return info.index == 0 ? "InProcess" : "OverSockets"; });
 
 TEST_P(GroupMonitorKinds, AGroupThatWorksAndRestsIsLeftAlone) {
