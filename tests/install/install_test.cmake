@@ -25,4 +25,19 @@ step("running it" ${work}/outside/build/consumer ${SOURCE_DIR}/tests/data/storie
 if(NOT out MATCHES "there was a")
   message(FATAL_ERROR "the program printed: ${out}")
 endif()
+# A program that owns MPI itself, where MPI is found. Not with sanitizers: MPI's library leaks at its end.
+if(MPIEXEC AND NOT SANITIZE)
+  file(COPY ${SOURCE_DIR}/launch/examples/mpi_program DESTINATION ${work}/outside)
+  step("configuring the MPI program" ${CMAKE_COMMAND} -S ${work}/outside/mpi_program -B ${work}/outside/mpi_build
+    -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_PREFIX_PATH=${work}/prefix)
+  step("building the MPI program" ${CMAKE_COMMAND} --build ${work}/outside/mpi_build)
+  foreach(ranks 1 2)
+    step("running it on ${ranks} ranks" ${SOURCE_DIR}/tests/mpirun.sh ${MPIEXEC} ${ranks}
+      ${work}/outside/mpi_build/mpi_program ${SOURCE_DIR}/tests/data/stories260K "Once upon a time")
+    set(printed_${ranks} "${out}")
+  endforeach()
+  if(NOT printed_2 MATCHES "there was a" OR NOT printed_2 STREQUAL printed_1)
+    message(FATAL_ERROR "the MPI program printed on two ranks: ${printed_2}\nand on one: ${printed_1}")
+  endif()
+endif()
 file(REMOVE_RECURSE ${work})

@@ -2,6 +2,7 @@
 // float sums are exact in any order. Each check returns "" or a sentence, so that it works on threads and processes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -101,6 +102,43 @@ inline std::string CheckRankOrder(Communicator& comm, int64_t n) {
   return "";
 }
 
+// Collectives that only move data move every element type, byte for byte; a gather may send from its own place.
+inline std::string CheckTypes(Communicator& comm, int64_t n) {
+  const int rank = comm.rank(), size = comm.size();
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI8, DType::kI32, DType::kU8}) {
+    const int64_t bytes = n * ElementSize(dtype);
+    const auto value = [&](int r, int64_t i) { return static_cast<uint8_t>(r * 37 + i * 11 + static_cast<int>(dtype)); };
+    const std::string what = std::string(DTypeName(dtype)) + " on rank " + std::to_string(rank) + " went wrong in ";
+    std::vector<uint8_t> all(static_cast<size_t>(bytes * size)), parts(all.size()), copy(static_cast<size_t>(bytes));
+    uint8_t* mine = all.data() + rank * bytes;
+    for (int64_t i = 0; i < bytes; ++i) copy[i] = mine[i] = value(rank, i);
+    const TensorView whole{all.data(), dtype, {n * size}, {}}, part{mine, dtype, {n}, {}};
+    if (Status s = comm.AllGather(part, whole); !s.ok()) return what + s.ToString();
+    const std::vector<int64_t> counts(static_cast<size_t>(size), n);
+    if (Status s = comm.AllGatherV({copy.data(), dtype, {n}, {}}, {parts.data(), dtype, {n * size}, {}}, counts); !s.ok()) {
+      return what + s.ToString();
+    }
+    for (int64_t i = 0; i < bytes * size; ++i) {
+      const uint8_t want = value(static_cast<int>(i / std::max<int64_t>(bytes, 1)), i % std::max<int64_t>(bytes, 1));
+      if (all[i] != want) return what + "AllGather in place";
+      if (parts[i] != want) return what + "AllGatherV";
+    }
+    if (Status s = comm.Broadcast({copy.data(), dtype, {n}, {}}, size - 1); !s.ok()) return what + s.ToString();
+    for (int64_t i = 0; i < bytes; ++i) {
+      if (copy[i] != value(size - 1, i)) return what + "Broadcast";
+    }
+    if (size < 2 || rank > 1) continue;
+    // Rank 0 gives rank 1 its own.
+    if (Status s = rank == 0 ? comm.Send(part, 1) : comm.Recv({copy.data(), dtype, {n}, {}}, 0); !s.ok()) {
+      return what + s.ToString();
+    }
+    for (int64_t i = 0; rank == 1 && i < bytes; ++i) {
+      if (copy[i] != value(0, i)) return what + "Send and Recv";
+    }
+  }
+  return "";
+}
+
 // "" when the group keeps the contract.
 inline std::string CheckContract(Communicator& comm) {
   int salt = 0;
@@ -109,6 +147,9 @@ inline std::string CheckContract(Communicator& comm) {
   }
   for (int64_t n : {int64_t{5}, int64_t{20001}}) {
     if (std::string e = CheckRankOrder(comm, n); !e.empty()) return e;
+  }
+  for (int64_t n : {int64_t{1}, int64_t{33}}) {
+    if (std::string e = CheckTypes(comm, n); !e.empty()) return e;
   }
   for (int i = 0; i < 50; ++i) {
     if (Status s = comm.Barrier(); !s.ok()) return s.ToString();
