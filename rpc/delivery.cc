@@ -1,0 +1,57 @@
+// See delivery.h.
+#include "rpc/delivery.h"
+
+#include <chrono>
+#include <utility>
+
+#include "core/base/clock.h"
+
+namespace quire::rpc {
+
+Delivery::Delivery(std::function<void(const std::shared_ptr<Request>&)> on_news,
+                   std::function<void(double now)> on_tick, double tick_s)
+    : on_news_(std::move(on_news)), on_tick_(std::move(on_tick)), tick_s_(tick_s), thread_([this] { Run(); }) {}
+
+Delivery::~Delivery() { Stop(); }
+
+void Delivery::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Delivery::Note(const std::shared_ptr<Request>& request) {
+  bool first = false;
+  {
+    std::lock_guard lock(mutex_);
+    if (stopping_) return;
+    first = noted_.empty();
+    noted_.insert(request);
+  }
+  if (first) wake_.notify_one();
+}
+
+void Delivery::Run() {
+  double next_tick = NowSeconds() + tick_s_;
+  std::unordered_set<std::shared_ptr<Request>> noted;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    const double wait = next_tick - NowSeconds();
+    if (noted_.empty() && !stopping_ && wait > 0) wake_.wait_for(lock, std::chrono::duration<double>(wait));
+    noted.swap(noted_);
+    if (stopping_ && noted.empty()) return;
+    lock.unlock();
+    for (const auto& request : noted) on_news_(request);
+    noted.clear();
+    if (const double now = NowSeconds(); now >= next_tick) {
+      on_tick_(now);
+      next_tick = now + tick_s_;
+    }
+    lock.lock();
+  }
+}
+
+}  // namespace quire::rpc

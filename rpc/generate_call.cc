@@ -1,0 +1,295 @@
+// See generate_call.h.
+#include "rpc/generate_call.h"
+
+#include <chrono>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "core/base/clock.h"
+#include "rpc/convert.h"
+#include "rpc/status.h"
+
+namespace quire::rpc {
+namespace {
+
+constexpr int kMaxPrompts = 1024;
+constexpr int kMaxSequences = 1024;
+
+// What prompt_logprobs makes is in memory all at once.
+Status CheckPromptLogprobs(const GenerationRequest& request, size_t limit) {
+  if (request.prompt_logprobs < 0) return OkStatus();
+  const double bytes = static_cast<double>(request.prompt.size()) * (16 + 8.0 * request.prompt_logprobs);
+  if (bytes <= static_cast<double>(limit)) return OkStatus();
+  return ResourceExhausted("prompt_logprobs is " + std::to_string(request.prompt_logprobs) + ", which for " +
+                           std::to_string(request.prompt.size()) + " prompt tokens is more than a message takes (" +
+                           std::to_string(limit) + " bytes); ask for fewer");
+}
+
+}  // namespace
+
+namespace {
+
+// The call's deadline on the clock of NowSeconds.
+double DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return std::numeric_limits<double>::infinity();
+  return NowSeconds() + std::chrono::duration<double>(deadline - std::chrono::system_clock::now()).count();
+}
+
+}  // namespace
+
+Status CancelledStatus(const grpc::CallbackServerContext& context) {
+  if (context.deadline() <= std::chrono::system_clock::now()) {
+    return {StatusCode::kDeadlineExceeded, "the call's deadline has passed"};
+  }
+  return Cancelled("the client has ended the call");
+}
+
+void TakeIn(Front* front, const v1::GenerateRequest& message, const std::shared_ptr<Request>& request) {
+  const Status status = [&]() -> Status {
+    ASSIGN_OR_RETURN(const ModelLimits limits, front->Limits());
+    if (!message.model().empty() && message.model() != limits.model) {
+      return NotFound("this service has the model '" + limits.model + "', not '" + message.model() +
+                      "'; leave model empty to use it");
+    }
+    GenerationRequest parameters;
+    RETURN_IF_ERROR(ReadParameters(message, &parameters));
+    for (int p = 0; p < message.prompts_size(); ++p) {
+      GenerationRequest one = parameters;
+      auto ids = EncodePrompt(message.prompts(p), front->backend().tokenizer(), limits.prompt);
+      if (!ids.ok()) {
+        return message.prompts_size() > 1 ? ids.status().WithContext("prompt " + std::to_string(p)) : ids.status();
+      }
+      one.prompt = std::move(ids).value();
+      RETURN_IF_ERROR(CheckPromptLogprobs(one, front->options().max_message));
+      request->Submit(p, std::move(one));
+    }
+    return OkStatus();
+  }();
+  if (!status.ok()) request->Fail(status);
+  request->EndOfSubmissions();
+}
+
+Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& message, const std::string& peer,
+                                       bool whole, std::shared_ptr<Reader> reader) {
+  RETURN_IF_ERROR(front->Open());
+  RETURN_IF_ERROR(CheckRequestId(message.request_id()));
+  const int n = message.sampling().has_n() ? message.sampling().n() : 1;
+  if (n < 1 || n > kMaxSequences) {
+    return InvalidArgument("sampling.n is " + std::to_string(n) + "; it must be 1 to " + std::to_string(kMaxSequences));
+  }
+  if (message.prompts_size() < 1 || message.prompts_size() > kMaxPrompts) {
+    return InvalidArgument("the request has " + std::to_string(message.prompts_size()) + " prompts; it takes 1 to " +
+                           std::to_string(kMaxPrompts));
+  }
+  if (whole && message.resumable()) {
+    return InvalidArgument("resumable is for GenerateStream; Generate gives its result at once or not at all");
+  }
+  Request::Options options;
+  options.id = message.request_id().empty() ? front->NewRequestId() : message.request_id();
+  options.client = message.client().empty() ? peer : message.client();
+  options.prompts = message.prompts_size();
+  options.sequences = n;
+  options.keep = message.resumable();
+  options.echo = message.response().echo_token_ids();
+  options.whole = whole;
+  options.table = &front->requests();
+  // What is kept counts whole, not only what waits.
+  options.max_unread = whole ? front->options().max_message : front->options().max_unread * (options.keep ? 4 : 1);
+  auto request = std::make_shared<Request>(std::move(options), &front->backend(), front->notify());
+  RETURN_IF_ERROR(request->Attach(std::move(reader), {}));
+  RETURN_IF_ERROR(front->requests().Add(request));
+  return request;
+}
+
+grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Generate(Front* front, grpc::CallbackServerContext* context,
+                                                                  const v1::GenerateRequest* message) {
+  auto call = std::make_shared<StreamCall>(front, context);
+  std::lock_guard lock(call->mutex_);
+  call->self_ = call;
+  auto request = Admit(front, *message, context->peer(), /*whole=*/false, call);
+  if (!request.ok()) {
+    call->End(request.status());
+    return call.get();
+  }
+  call->request_ = *request;
+  // A client's own timer cancels the call a moment before ours would: the request must not outlive that.
+  (*request)->set_deadline(DeadlineOf(*context));
+  call->taking_in_ = true;
+  front->intake().Post([call, message, request = *request] {
+    TakeIn(call->front_, *message, request);
+    std::lock_guard lock(call->mutex_);
+    call->taking_in_ = false;
+    call->Pump();
+  });
+  return call.get();
+}
+
+grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Resume(Front* front, grpc::CallbackServerContext* context,
+                                                                const v1::ResumeRequest* message) {
+  auto call = std::make_shared<StreamCall>(front, context);
+  std::unique_lock lock(call->mutex_);
+  call->self_ = call;
+  auto request = front->requests().Find(message->request_id());
+  if (request == nullptr || !request->options().keep) {
+    call->End(NotFound("there is no resumable request '" + message->request_id() +
+                       "': it was never sent here with resumable, or it has ended more than a minute ago"));
+    return call.get();
+  }
+  const Request::Options& options = request->options();
+  std::vector<int64_t> next(static_cast<size_t>(options.prompts * options.sequences), 0);
+  for (const v1::ResumePosition& position : message->positions()) {
+    const int64_t place =
+        static_cast<int64_t>(position.prompt_index()) * options.sequences + position.sequence_index();
+    if (position.prompt_index() < 0 || position.prompt_index() >= options.prompts || position.sequence_index() < 0 ||
+        position.sequence_index() >= options.sequences) {
+      call->End(InvalidArgument("a position names sequence " + std::to_string(position.sequence_index()) +
+                                " of prompt " + std::to_string(position.prompt_index()) + "; the request has " +
+                                std::to_string(options.prompts) + " prompts of " + std::to_string(options.sequences) +
+                                " sequences"));
+      return call.get();
+    }
+    next[static_cast<size_t>(place)] = position.next_token_index();
+  }
+  call->request_ = request;
+  lock.unlock();  // attaching tells the reader before, which has a lock of its own
+  const Status attached = request->Attach(call, next);
+  lock.lock();
+  request->set_deadline(DeadlineOf(*context));
+  if (!attached.ok()) {
+    call->End(attached);
+  } else if (call->ended_) {
+    request->Detach(call.get());  // the client went while it was being attached
+  }
+  return call.get();
+}
+
+void StreamCall::End(const Status& status) {
+  if (std::exchange(ended_, true)) return;
+  Finish(ToGrpc(status));
+}
+
+void StreamCall::Pump() {
+  if (ended_ || write_began_ != 0) return;
+  if (cancelled_ || replaced_) {
+    if (taking_in_) return;
+    return End(cancelled_ ? CancelledStatus(*context_) : Cancelled("another call has taken this request up"));
+  }
+  chunk_.Clear();
+  if (request_->Take(this, &chunk_)) {
+    write_began_ = NowSeconds();
+    StartWrite(&chunk_);
+    return;
+  }
+  if (Status status; !taking_in_ && request_->Drained(&status)) End(status);
+}
+
+void StreamCall::OnWriteDone(bool ok) {
+  std::lock_guard lock(mutex_);
+  write_began_ = 0;
+  if (!ok) cancelled_ = true;
+  Pump();
+}
+
+void StreamCall::OnNews(const std::shared_ptr<Request>&) {
+  std::lock_guard lock(mutex_);
+  Pump();
+}
+
+void StreamCall::OnReplaced() {
+  std::lock_guard lock(mutex_);
+  replaced_ = true;
+  Pump();
+}
+
+void StreamCall::OnCancel() {
+  std::lock_guard lock(mutex_);
+  cancelled_ = true;
+  if (request_ != nullptr && !replaced_ && !ended_) {
+    const Status status = CancelledStatus(*context_);
+    if (!request_->options().keep || status.code() == StatusCode::kDeadlineExceeded) request_->Fail(status);
+  }
+  Pump();
+}
+
+void StreamCall::OnTick(double now) {
+  std::lock_guard lock(mutex_);
+  if (ended_ || write_began_ == 0 || now - write_began_ < front_->options().unread_s) return;
+  request_->Fail(ResourceExhausted("the client has not read for " +
+                                   std::to_string(static_cast<int>(front_->options().unread_s)) + " seconds"));
+  context_->TryCancel();  // a status would wait behind what isn't read
+}
+
+void StreamCall::OnDone() {
+  std::shared_ptr<StreamCall> self;
+  std::shared_ptr<Request> request;
+  {
+    std::lock_guard lock(mutex_);
+    self = std::move(self_);
+    request = request_;
+  }
+  if (request == nullptr) return;
+  request->Detach(this);
+  if (request->options().table != nullptr) request->options().table->Release(request);
+}
+
+grpc::ServerUnaryReactor* WholeCall::Generate(Front* front, grpc::CallbackServerContext* context,
+                                              const v1::GenerateRequest* message, v1::GenerateResponse* response) {
+  auto call = std::make_shared<WholeCall>(front, context, response);
+  std::lock_guard lock(call->mutex_);
+  call->self_ = call;
+  auto request = Admit(front, *message, context->peer(), /*whole=*/true, call);
+  if (!request.ok()) {
+    call->ended_ = true;
+    call->Finish(ToGrpc(request.status()));
+    return call.get();
+  }
+  call->request_ = *request;
+  call->taking_in_ = true;
+  front->intake().Post([call, message, request = *request] {
+    TakeIn(call->front_, *message, request);
+    std::lock_guard lock(call->mutex_);
+    call->taking_in_ = false;
+    call->Pump();
+  });
+  return call.get();
+}
+
+void WholeCall::Pump() {
+  if (ended_ || taking_in_) return;
+  if (cancelled_) {
+    ended_ = true;
+    Finish(ToGrpc(CancelledStatus(*context_)));
+  } else if (request_->Complete()) {
+    ended_ = true;
+    Finish(ToGrpc(request_->TakeResponse(response_, front_->options().max_message)));
+  }
+}
+
+void WholeCall::OnNews(const std::shared_ptr<Request>&) {
+  std::lock_guard lock(mutex_);
+  Pump();
+}
+
+void WholeCall::OnCancel() {
+  std::lock_guard lock(mutex_);
+  cancelled_ = true;
+  if (request_ != nullptr && !ended_) request_->Fail(CancelledStatus(*context_));
+  Pump();
+}
+
+void WholeCall::OnDone() {
+  std::shared_ptr<WholeCall> self;
+  std::shared_ptr<Request> request;
+  {
+    std::lock_guard lock(mutex_);
+    self = std::move(self_);
+    request = request_;
+  }
+  if (request == nullptr) return;
+  request->Detach(this);
+  if (request->options().table != nullptr) request->options().table->Release(request);
+}
+
+}  // namespace quire::rpc
