@@ -22,5 +22,7 @@ Command AddBenchPrefill(CLI::App& parent);
 Command AddBenchDecode(CLI::App& parent);
 Command AddBenchKernels(CLI::App& parent);
 Command AddInfo(CLI::App& parent);
+Command AddServe(CLI::App& parent);   // these say so where the program was built without gRPC
+Command AddClient(CLI::App& parent);
 
 }  // namespace quire::launch

@@ -11,6 +11,7 @@
 #include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
+#include "launch/request_flags.h"
 #include "launch/session.h"
 #include "launch/signals.h"
 
@@ -24,10 +25,7 @@ struct GenerateFlags {
   std::string prompt, prompt_file, token_ids_file, system;
   bool prompt_given = false;
   bool chat = false;
-  SamplingParams sampling;
-  StoppingParams stopping;
-  std::vector<std::string> logit_bias;
-  int logprobs = -1;
+  RequestFlags request;
 };
 
 // What one sequence has become so far.
@@ -98,7 +96,7 @@ Json ReportJson(const GenerateFlags& flags, const Engine& engine, const Attentio
     sequence["token_ids"] = output.ids;
     sequence["text"] = output.text;
     sequence["finish_reason"] = FinishReasonName(output.last.reason);
-    if (flags.logprobs >= 0) {
+    if (flags.request.logprobs >= 0) {
       sequence["logprobs"] = Json::array();
       for (const TokenLogprobs& token : output.logprobs) sequence["logprobs"].push_back(TokenJson(token));
     }
@@ -120,43 +118,23 @@ Json ReportJson(const GenerateFlags& flags, const Engine& engine, const Attentio
   return json;
 }
 
-Result<std::map<int32_t, float>> ParseLogitBias(const std::vector<std::string>& entries) {
-  std::map<int32_t, float> bias;
-  for (const std::string& entry : entries) {
-    int id = 0;
-    float value = 0;
-    char rest = 0;
-    if (std::sscanf(entry.c_str(), "%d=%f%c", &id, &value, &rest) != 2) {
-      return InvalidArgument("--logit-bias has the entry \"" + entry + "\"; it takes ID=BIAS, as in 42=-3.5");
-    }
-    bias[id] = value;
-  }
-  return bias;
-}
-
 Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
   const bool json = flags.format == "json";
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
   if (specs.size() != 1) return InvalidArgument("generate runs one attention policy with one budget; give no lists");
   const AttentionSpec spec = specs.front();
-  if (flags.sampling.n < 1)
-    return InvalidArgument("--n is " + std::to_string(flags.sampling.n) + "; it must be at least 1");
-  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, std::move(specs), flags.sampling.n));
-  GenerationRequest request;
-  ASSIGN_OR_RETURN(request.sampling.logit_bias, ParseLogitBias(flags.logit_bias));
-  const auto bias = std::move(request.sampling.logit_bias);
+  if (flags.request.sampling.n < 1)
+    return InvalidArgument("--n is " + std::to_string(flags.request.sampling.n) + "; it must be at least 1");
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, std::move(specs), flags.request.sampling.n));
+  ASSIGN_OR_RETURN(GenerationRequest request, MakeRequest(flags.request));
 
   const bool ids_only = !flags.token_ids_file.empty();
   ASSIGN_OR_RETURN(auto engine, ids_only ? OpenEngineForTokenIds(seat, std::move(options)) : OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(request.prompt, MakePrompt(flags, *engine));
-  request.sampling = flags.sampling;
-  request.sampling.logit_bias = bias;
-  request.stopping = flags.stopping;
-  request.logprobs = flags.logprobs;
   const int64_t prompt_tokens = static_cast<int64_t>(request.prompt.size());
 
-  const bool stream = !json && flags.sampling.n == 1;
-  std::vector<Output> outputs(flags.sampling.n);
+  const bool stream = !json && flags.request.sampling.n == 1;
+  std::vector<Output> outputs(flags.request.sampling.n);
   Status failure;
   Progress progress("prefill");
   bool prefilling = true;
@@ -200,7 +178,7 @@ Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
   } else {
     WriteOut("\n");
   }
-  for (size_t i = 0; flags.logprobs >= 0 && i < outputs.size(); ++i) {
+  for (size_t i = 0; flags.request.logprobs >= 0 && i < outputs.size(); ++i) {
     std::vector<std::vector<std::string>> table = {{"token", "logprob"}};
     for (const TokenLogprobs& token : outputs[i].logprobs) {
       table.push_back({std::to_string(token.chosen.id), Fixed(token.chosen.logprob, 4)});
@@ -222,8 +200,6 @@ Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
 Command AddGenerate(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("generate", "Writes what a model makes of a prompt, as it comes");
   auto flags = std::make_shared<GenerateFlags>();
-  flags->sampling.temperature = 0;
-  flags->stopping.max_tokens = 128;
   app->footer(R"(
 Examples
   quire generate --model DIR --prompt "Once upon a time"                       greedy: the same text every time
@@ -237,37 +213,8 @@ The text goes to stdout, progress and the line of figures to stderr. Ctrl-C ends
   app->add_option("--token-ids-file", flags->token_ids_file, "the same as a JSON array of token ids");
   app->add_flag("--chat", flags->chat, "wrap the prompt in the model's chat template");
   app->add_option("--system", flags->system, "system message, with --chat");
-  app->add_option("--max-tokens,-n", flags->stopping.max_tokens, "most tokens to generate")->capture_default_str();
   AddFormatFlag(*app, &flags->format);
-  const std::string sampling = "Sampling";
-  SamplingParams& s = flags->sampling;
-  auto number = [&](const std::string& name, auto* value, const std::string& help) {
-    app->add_option(name, *value, help)->capture_default_str()->group(sampling);
-  };
-  number("--temperature", &s.temperature, "0: greedy, the most probable token each time");
-  number("--top-k", &s.top_k, "draw from the K most probable tokens; 0: all");
-  number("--top-p", &s.top_p, "draw from the fewest tokens whose probabilities reach P");
-  number("--min-p", &s.min_p, "drop tokens less probable than P × the most probable one");
-  number("--repetition-penalty", &s.repetition_penalty, "over prompt and output; 1: none");
-  number("--presence-penalty", &s.presence_penalty, "over output; 0: none");
-  number("--frequency-penalty", &s.frequency_penalty, "over output, by count; 0: none");
-  app->add_option("--logit-bias", flags->logit_bias, "ID=BIAS, added to that token's logit; may be repeated")
-      ->group(sampling);
-  number("--n", &s.n, "sequences from the one prompt");
-  number("--logprobs", &flags->logprobs, "log-probability of each token and of the N best; -1: none");
-  const std::string stopping = "Stopping";
-  app->add_option("--stop", flags->stopping.stop, "text that ends a sequence; may be repeated")
-      ->allow_extra_args(false)
-      ->group(stopping);
-  app->add_option("--stop-token-ids", flags->stopping.stop_token_ids, "ids that end a sequence")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->group(stopping);
-  app->add_option("--min-tokens", flags->stopping.min_tokens, "nothing ends a sequence before")
-      ->capture_default_str()
-      ->group(stopping);
-  app->add_flag("--ignore-eos", flags->stopping.ignore_eos, "go on after the model's end token")->group(stopping);
-  app->add_flag("--include-stop", flags->stopping.include_stop, "keep the stop text in the output")->group(stopping);
+  AddRequestFlags(*app, &flags->request);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/false);
   AddEngineFlags(*app, &flags->engine);
   return {app, [flags] {

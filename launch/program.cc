@@ -22,6 +22,8 @@ Examples
   quire eval perplexity --model DIR --text-file book.txt --attention dense,quest --token-budget 256,512
   quire bench decode --model DIR --load-format dummy --depth 0,4096,32768 --attention dense,quest --batch 1,8
   quire info --model DIR
+  quire serve --model DIR --port 50051
+  quire client --address 127.0.0.1:50051 --prompt "Once upon a time"
 
 Each command has its own --help. Where a flag is missing, its QUIRE_… variable is read (--page-size: QUIRE_PAGE_SIZE);
 --config FILE reads flags as lines "page-size = 16", with sections such as [generate] for one command alone.
@@ -90,6 +92,8 @@ int Dispatch(std::vector<std::string> arguments) {
   commands.push_back(AddBenchDecode(*bench));
   commands.push_back(AddBenchKernels(*bench));
   commands.push_back(AddInfo(app));
+  commands.push_back(AddServe(app));
+  commands.push_back(AddClient(app));
 
   // CLI11 takes the arguments in reverse order.
   const bool speaks = LaunchedRank() == 0;  // what all ranks of a job have to say is said once

@@ -16,7 +16,10 @@ namespace quire::launch {
 Result<std::unique_ptr<Engine>> OpenEngine(const Seat& seat, EngineOptions options) {
   seat.Take(&options);
   auto progress = std::make_shared<Progress>("loading");
-  options.progress = [progress](const std::string& phase, double fraction) { progress->Update(fraction, phase); };
+  options.progress = [progress, further = options.progress](const std::string& phase, double fraction) {
+    progress->Update(fraction, phase);
+    if (further) further(phase, fraction);
+  };
   auto engine = Engine::Create(std::move(options));
   progress->Finish();
   if (engine.ok() && Interrupted()) return Cancelled("interrupted while loading");

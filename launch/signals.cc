@@ -7,8 +7,10 @@ namespace quire::launch {
 namespace {
 
 volatile std::sig_atomic_t g_interrupted = 0;
+volatile std::sig_atomic_t g_drain = 0;
 
 void OnSignal(int) { g_interrupted = 1; }
+void OnDrain(int) { g_drain = 1; }
 
 }  // namespace
 
@@ -24,5 +26,13 @@ void InstallSignalHandlers() {
 }
 
 bool Interrupted() { return g_interrupted != 0; }
+
+void InstallDrainSignal() {
+  struct sigaction action {};
+  action.sa_handler = OnDrain;
+  sigaction(SIGUSR1, &action, nullptr);
+}
+
+bool DrainRequested() { return g_drain != 0; }
 
 }  // namespace quire::launch

@@ -7,4 +7,8 @@ namespace quire::launch {
 void InstallSignalHandlers();
 bool Interrupted();
 
+// SIGUSR1 asks a service to drain: mpirun hands it on to the ranks, where it would follow a SIGTERM with a SIGKILL.
+void InstallDrainSignal();
+bool DrainRequested();
+
 }  // namespace quire::launch

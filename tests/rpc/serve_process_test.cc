@@ -1,0 +1,160 @@
+// `quire serve` and `quire client` as processes: what they print, how they end, and what a killed client leaves.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "rpc/client.h"
+#include "tests/launch/program.h"
+#include "tests/rpc/service_fixture.h"
+
+namespace quire {
+namespace {
+
+// The program, running beside the test; killed, by its id, when the test leaves it behind.
+class Process {
+ public:
+  explicit Process(const std::vector<std::string>& arguments) {
+    out_ = scratch_.Write("out", "");
+    err_ = scratch_.Write("err", "");
+    const std::string program = QUIRE_BINARY_DIR "/bin/quire";
+    std::vector<const char*> argv = {program.c_str()};
+    for (const std::string& argument : arguments) argv.push_back(argument.c_str());
+    argv.push_back(nullptr);
+    pid_ = fork();
+    if (pid_ == 0) {
+      dup2(open(out_.c_str(), O_WRONLY), STDOUT_FILENO);
+      dup2(open(err_.c_str(), O_WRONLY), STDERR_FILENO);
+      execv(program.c_str(), const_cast<char* const*>(argv.data()));
+      _exit(127);
+    }
+  }
+  ~Process() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  void Signal(int signal) { kill(pid_, signal); }
+  // Exit code; −1 when a signal ended it, −2 when it goes on.
+  int Wait(double seconds) {
+    int status = 0;
+    if (!Eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; }, seconds)) return -2;
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  }
+  std::string out() const { return Read(out_); }
+  std::string err() const { return Read(err_); }
+  // The rest of the line that begins so; "" when it doesn't come.
+  std::string Line(const std::string& begin, double seconds = 30) const {
+    std::string rest;
+    Eventually(
+        [&] {
+          std::istringstream lines(out());
+          for (std::string line; std::getline(lines, line) && !lines.eof();) {
+            if (line.starts_with(begin)) rest = line.substr(begin.size());
+          }
+          return !rest.empty();
+        },
+        seconds);
+    return rest;
+  }
+
+ private:
+  static std::string Read(const std::string& path) {
+    std::ifstream in(path);
+    std::ostringstream text;
+    text << in.rdbuf();
+    return text.str();
+  }
+  ScratchFolder scratch_;
+  std::string out_, err_;
+  pid_t pid_ = -1;
+};
+
+std::vector<std::string> ServeArguments(const std::string& model) {
+  return {"serve", "--model", DataPath(model), "--port", "0", "--threads", "1", "--dtype", "float32",
+          "--kv-cache-memory-bytes", "64M", "--max-num-seqs", "8"};
+}
+
+bool PagesFree(const std::string& address) {
+  const auto client = Client::Connect({.address = address, .connect_s = 5});
+  if (!client.ok()) return false;
+  const auto load = (*client)->Load();
+  return load.ok() && load->running == 0 && load->pages_free == load->pages_total;
+}
+
+TEST(ServeProcess, TheClientPrintsWhatGenerateDoes) {
+  Process serve(ServeArguments("stories260K"));
+  const std::string address = serve.Line("listening on ");
+  ASSERT_NE(address, "") << serve.err();
+  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  const ProgramResult local = RunQuire({"generate", "--model", DataPath("stories260K"), "--prompt", "Once upon a time",
+                                        "--max-tokens", "50", "--dtype", "float32", "--threads", "1"});
+  const ProgramResult remote =
+      RunQuire({"client", "--address", address, "--prompt", "Once upon a time", "--max-tokens", "50"});
+  EXPECT_EQ(remote.exit_code, 0) << remote.err;
+  EXPECT_EQ(remote.out, local.out);
+  const auto json = RunQuireJson({"client", "--address", address, "--prompt", "The dog", "--prompt", "The cat", "--n",
+                                  "2", "--temperature", "1", "--seed", "3", "--max-tokens", "5", "--logprobs", "1"});
+  ASSERT_EQ(json["sequences"].size(), 4u);
+  EXPECT_EQ(json["sequences"][3]["prompt"], 1);
+  EXPECT_EQ(json["sequences"][3]["token_ids"].size(), 5u);
+  EXPECT_EQ(json["sequences"][3]["logprobs"].size(), 5u);
+  EXPECT_EQ(RunQuireJson({"client", "--address", address, "--info"})["state"], "ready");
+  const ProgramResult bad = RunQuire({"client", "--address", address, "--prompt", "a", "--temperature", "-1"});
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_NE(bad.err.find("temperature is -1"), std::string::npos) << bad.err;
+  EXPECT_EQ(RunQuire({"client", "--address", address, "--drain"}).exit_code, 0);
+  EXPECT_EQ(serve.Wait(20), 0) << serve.err();
+}
+
+TEST(ServeProcess, SigtermAndSigusr1DrainIt) {
+  for (const int signal : {SIGTERM, SIGUSR1}) {
+    Process serve(ServeArguments("retriever-2m"));
+    const std::string address = serve.Line("listening on ");
+    ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+    const ScratchFolder scratch;
+    std::string ids = "[256";
+    for (int i = 0; i < 64; ++i) ids += ",97";
+    Process client({"client", "--address", address, "--token-ids-file", scratch.Write("ids", ids + "]"), "--max-tokens",
+                    "1500", "--ignore-eos", "--format", "json"});
+    ASSERT_TRUE(Eventually([&] { return !PagesFree(address); }));
+    serve.Signal(signal);
+    EXPECT_EQ(client.Wait(60), 0) << client.err();  // it was let finish
+    EXPECT_EQ(nlohmann::json::parse(client.out())["sequences"][0]["token_ids"].size(), 1500u);
+    EXPECT_EQ(serve.Wait(20), 0) << serve.err();
+    EXPECT_NE(serve.err().find("draining"), std::string::npos);
+  }
+}
+
+TEST(ServeProcess, AKilledClientLeavesNothing) {
+  Process serve(ServeArguments("retriever-2m"));
+  const std::string address = serve.Line("listening on ");
+  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  for (int i = 0; i < 3; ++i) {
+    Process client({"client", "--address", address, "--prompt", "some text to go on from", "--max-tokens", "100000",
+                    "--ignore-eos", "--retry", "0"});
+    ASSERT_TRUE(Eventually([&] { return !PagesFree(address); }));
+    client.Signal(SIGKILL);
+    client.Wait(10);
+    EXPECT_TRUE(Eventually([&] { return PagesFree(address); }));
+  }
+  serve.Signal(SIGINT);
+  EXPECT_EQ(serve.Wait(20), 0) << serve.err();
+}
+
+TEST(ServeProcess, ItListensWhileItLoadsAndEndsWhenTheModelIsBad) {
+  const ProgramResult missing = RunQuire({"serve", "--model", "/nowhere/at-all", "--port", "0"});
+  EXPECT_EQ(missing.exit_code, 1);
+  EXPECT_NE(missing.err.find("/nowhere/at-all"), std::string::npos);
+  const ProgramResult port = RunQuire({"serve", "--model", DataPath("stories260K"), "--port", "70000"});
+  EXPECT_EQ(port.exit_code, 1);
+  EXPECT_NE(port.err.find("--port is 70000"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace quire
