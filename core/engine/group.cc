@@ -1,5 +1,6 @@
 #include "core/engine/group.h"
 
+#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -74,7 +75,12 @@ Status FollowLeader(const FollowerOptions& options) {
   CHECK(options.comm != nullptr);
   CHECK_NE(options.comm->rank(), 0);
   Follower follower(options);
-  Status status = follower.Run();
+  Status status;
+  try {
+    status = follower.Run();
+  } catch (const std::exception& error) {  // of a third party's, or no memory: the others must not wait for this rank
+    status = Internal(error.what());
+  }
   if (options.progress_mark != nullptr) options.progress_mark->Enter(Phase::kStop);
   if (status.ok()) return status;
   status = status.WithContext(follower.Name());
