@@ -31,3 +31,7 @@ configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/quireConfig.cmake.in
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/quireConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/quireConfig.cmake ${PROJECT_BINARY_DIR}/quireConfigVersion.cmake
   ${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake DESTINATION ${quire_config_dir})
+if(TARGET quire_rpc)  # what names no type of gRPC
+  install(FILES ${PROJECT_SOURCE_DIR}/rpc/client.h ${PROJECT_SOURCE_DIR}/rpc/serve.h
+    DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/quire/rpc)
+endif()
