@@ -23,6 +23,7 @@ Command AddBenchDecode(CLI::App& parent);
 Command AddBenchKernels(CLI::App& parent);
 Command AddInfo(CLI::App& parent);
 Command AddServe(CLI::App& parent);   // these say so where the program was built without gRPC
+Command AddCoordinator(CLI::App& parent);
 Command AddClient(CLI::App& parent);
 
 }  // namespace quire::launch

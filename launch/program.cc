@@ -93,6 +93,7 @@ int Dispatch(std::vector<std::string> arguments) {
   commands.push_back(AddBenchKernels(*bench));
   commands.push_back(AddInfo(app));
   commands.push_back(AddServe(app));
+  commands.push_back(AddCoordinator(app));
   commands.push_back(AddClient(app));
 
   // CLI11 takes the arguments in reverse order.

@@ -17,6 +17,7 @@ Command Absent(CLI::App& parent, const char* name) {
 }  // namespace
 
 Command AddServe(CLI::App& parent) { return Absent(parent, "serve"); }
+Command AddCoordinator(CLI::App& parent) { return Absent(parent, "coordinator"); }
 Command AddClient(CLI::App& parent) { return Absent(parent, "client"); }
 
 }  // namespace quire::launch
