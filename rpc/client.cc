@@ -39,6 +39,11 @@ std::string RandomId() {
   return text;
 }
 
+uint64_t RandomSeed() {
+  std::random_device device;
+  return (static_cast<uint64_t>(device()) << 32) | device();
+}
+
 Status WritePrompt(const ClientPrompt& prompt, v1::Prompt* message) {
   const int kinds = prompt.text.has_value() + !prompt.token_ids.empty() + !prompt.messages.empty();
   if (kinds != 1) {
@@ -156,7 +161,13 @@ Status Client::Generate(const ClientRequest& request, const std::function<void(c
 
   const double deadline = request.timeout_s > 0 ? NowSeconds() + request.timeout_s : 0;
   const Watcher watcher(stop, [&] { (void)Abort({message.request_id()}); });
-  std::map<std::pair<int, int>, int> next;  // where each sequence goes on
+  // Were the service restarted, it could not know what it had drawn for a request without one.
+  if (!message.sampling().has_seed()) message.mutable_sampling()->set_seed(RandomSeed());
+  struct Arrived {
+    std::vector<int32_t> tokens;
+    bool finished = false;
+  };
+  std::map<std::pair<int, int>, Arrived> next;  // what has come of each sequence
   bool sent = false;                        // the service may know the request
   double backoff = kFirstBackoff, give_up = NowSeconds() + impl_->options.retry_s;
   while (true) {
@@ -167,11 +178,14 @@ Status Client::Generate(const ClientRequest& request, const std::function<void(c
     if (resuming) {
       v1::ResumeRequest resume;
       resume.set_request_id(message.request_id());
-      for (const auto& [place, index] : next) {
+      *resume.mutable_request() = message;
+      for (const auto& [place, arrived] : next) {
         v1::ResumePosition* position = resume.add_positions();
         position->set_prompt_index(place.first);
         position->set_sequence_index(place.second);
-        position->set_next_token_index(index);
+        position->set_next_token_index(static_cast<int32_t>(arrived.tokens.size()));
+        position->mutable_token_ids()->Assign(arrived.tokens.begin(), arrived.tokens.end());
+        position->set_finished(arrived.finished);
       }
       reader = impl_->generation->Resume(&context, resume);
     } else {
@@ -180,7 +194,9 @@ Status Client::Generate(const ClientRequest& request, const std::function<void(c
     }
     v1::GenerateChunk part;
     while (reader->Read(&part)) {
-      next[{part.prompt_index(), part.sequence_index()}] = part.token_index() + part.token_ids_size();
+      Arrived& arrived = next[{part.prompt_index(), part.sequence_index()}];
+      arrived.tokens.insert(arrived.tokens.end(), part.token_ids().begin(), part.token_ids().end());
+      arrived.finished = part.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
       on_chunk(ReadChunk(part));
       backoff = kFirstBackoff;
       give_up = NowSeconds() + impl_->options.retry_s;

@@ -37,6 +37,59 @@ double DeadlineOf(const grpc::CallbackServerContext& context) {
   return NowSeconds() + std::chrono::duration<double>(deadline - std::chrono::system_clock::now()).count();
 }
 
+// A prompt of which something has arrived goes on sequence by sequence, each behind its tokens.
+void SubmitPrompt(int prompt, GenerationRequest one, const std::vector<Arrived>& arrived,
+                  const std::shared_ptr<Request>& request) {
+  const int n = request->options().sequences;
+  const auto sequence = [&](int i) -> const Arrived& { return arrived[static_cast<size_t>(prompt * n + i)]; };
+  bool begun = false;
+  for (int i = 0; i < n && !arrived.empty(); ++i) begun = begun || sequence(i).finished || !sequence(i).tokens.empty();
+  if (!begun) return request->Submit(prompt, std::move(one));
+  one.sampling.n = 1;
+  for (int i = 0; i < n; ++i) {
+    if (sequence(i).finished) continue;
+    one.resume = GenerationRequest::Resume{i, sequence(i).tokens};
+    request->SubmitSequence(prompt, i, one);
+  }
+}
+
+// What a client says has arrived of its request, [prompts × sequences].
+Result<std::vector<Arrived>> ReadArrived(const v1::ResumeRequest& message) {
+  const v1::GenerateRequest& request = message.request();
+  if (request.request_id() != message.request_id()) {
+    return InvalidArgument("the request that is brought along is named '" + request.request_id() +
+                           "', the one to resume '" + message.request_id() + "'; name both alike");
+  }
+  const int n = request.sampling().has_n() ? request.sampling().n() : 1;
+  if (n < 1 || n > kMaxSequences || request.prompts_size() > kMaxPrompts) return std::vector<Arrived>();  // refused later
+  std::vector<Arrived> arrived(static_cast<size_t>(request.prompts_size() * n));
+  bool any = false;
+  for (const v1::ResumePosition& position : message.positions()) {
+    if (position.prompt_index() < 0 || position.prompt_index() >= request.prompts_size() ||
+        position.sequence_index() < 0 || position.sequence_index() >= n) {
+      return InvalidArgument("a position names sequence " + std::to_string(position.sequence_index()) + " of prompt " +
+                             std::to_string(position.prompt_index()) + "; the request has " +
+                             std::to_string(request.prompts_size()) + " prompts of " + std::to_string(n) +
+                             " sequences");
+    }
+    if (position.next_token_index() != position.token_ids_size()) {
+      return InvalidArgument("a position has next_token_index " + std::to_string(position.next_token_index()) +
+                             " and brings " + std::to_string(position.token_ids_size()) +
+                             " token_ids along; this service doesn't know the request and needs all of them");
+    }
+    Arrived& one = arrived[static_cast<size_t>(position.prompt_index() * n + position.sequence_index())];
+    one.tokens.assign(position.token_ids().begin(), position.token_ids().end());
+    one.finished = position.finished();
+    any = any || !one.tokens.empty() || one.finished;
+  }
+  const bool greedy = request.sampling().has_temperature() && request.sampling().temperature() == 0;
+  if (any && !greedy && !request.sampling().has_seed()) {
+    return InvalidArgument("the request that is brought along has no seed; the service that drew its first tokens chose "
+                           "one, which nobody else knows. Give requests a seed when they are to survive a restart");
+  }
+  return arrived;
+}
+
 }  // namespace
 
 Status CancelledStatus(const grpc::CallbackServerContext& context) {
@@ -46,7 +99,8 @@ Status CancelledStatus(const grpc::CallbackServerContext& context) {
   return Cancelled("the client has ended the call");
 }
 
-void TakeIn(Front* front, const v1::GenerateRequest& message, const std::shared_ptr<Request>& request) {
+void TakeIn(Front* front, const v1::GenerateRequest& message, const std::vector<Arrived>& arrived,
+            const std::shared_ptr<Request>& request) {
   const Status status = [&]() -> Status {
     ASSIGN_OR_RETURN(const ModelLimits limits, front->Limits());
     if (!message.model().empty() && message.model() != limits.model) {
@@ -63,7 +117,7 @@ void TakeIn(Front* front, const v1::GenerateRequest& message, const std::shared_
       }
       one.prompt = std::move(ids).value();
       RETURN_IF_ERROR(CheckPromptLogprobs(one, front->options().max_message));
-      request->Submit(p, std::move(one));
+      SubmitPrompt(p, std::move(one), arrived, request);
     }
     return OkStatus();
   }();
@@ -71,8 +125,9 @@ void TakeIn(Front* front, const v1::GenerateRequest& message, const std::shared_
   request->EndOfSubmissions();
 }
 
-Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& message, const std::string& peer,
-                                       bool whole, std::shared_ptr<Reader> reader) {
+Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& message,
+                                       const std::vector<Arrived>& arrived, const std::string& peer, bool whole,
+                                       std::shared_ptr<Reader> reader) {
   RETURN_IF_ERROR(front->Open());
   RETURN_IF_ERROR(CheckRequestId(message.request_id()));
   const int n = message.sampling().has_n() ? message.sampling().n() : 1;
@@ -98,6 +153,9 @@ Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& 
   // What is kept counts whole, not only what waits.
   options.max_unread = whole ? front->options().max_message : front->options().max_unread * (options.keep ? 4 : 1);
   auto request = std::make_shared<Request>(std::move(options), &front->backend(), front->notify());
+  for (size_t i = 0; i < arrived.size(); ++i) {
+    request->Begin(static_cast<int>(i), static_cast<int64_t>(arrived[i].tokens.size()), arrived[i].finished);
+  }
   RETURN_IF_ERROR(request->Attach(std::move(reader), {}));
   RETURN_IF_ERROR(front->requests().Add(request));
   return request;
@@ -108,22 +166,23 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Generate(Front* front, 
   auto call = std::make_shared<StreamCall>(front, context);
   std::lock_guard lock(call->mutex_);
   call->self_ = call;
-  auto request = Admit(front, *message, context->peer(), /*whole=*/false, call);
-  if (!request.ok()) {
-    call->End(request.status());
-    return call.get();
-  }
-  call->request_ = *request;
+  call->Begin(message, {});
+  return call.get();
+}
+
+void StreamCall::Begin(const v1::GenerateRequest* message, std::vector<Arrived> arrived) {
+  auto request = Admit(front_, *message, arrived, context_->peer(), /*whole=*/false, self_);
+  if (!request.ok()) return End(request.status());
+  request_ = *request;
   // A client's own timer cancels the call a moment before ours would: the request must not outlive that.
-  (*request)->set_deadline(DeadlineOf(*context));
-  call->taking_in_ = true;
-  front->intake().Post([call, message, request = *request] {
-    TakeIn(call->front_, *message, request);
+  request_->set_deadline(DeadlineOf(*context_));
+  taking_in_ = true;
+  front_->intake().Post([call = self_, message, arrived = std::move(arrived), request = request_] {
+    TakeIn(call->front_, *message, arrived, request);
     std::lock_guard lock(call->mutex_);
     call->taking_in_ = false;
     call->Pump();
   });
-  return call.get();
 }
 
 grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Resume(Front* front, grpc::CallbackServerContext* context,
@@ -132,6 +191,23 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Resume(Front* front, gr
   std::unique_lock lock(call->mutex_);
   call->self_ = call;
   auto request = front->requests().Find(message->request_id());
+  if (message->has_request()) {
+    Status failure;
+    if (request != nullptr && request->Settled() && request->Drained(&failure) &&
+        failure.code() == StatusCode::kUnavailable) {
+      front->requests().Drop(request);  // it failed for want of a group: another attempt may do better
+      request.reset();
+    }
+    if (request == nullptr) {
+      auto arrived = ReadArrived(*message);
+      if (arrived.ok()) {
+        call->Begin(&message->request(), std::move(arrived).value());
+      } else {
+        call->End(arrived.status());
+      }
+      return call.get();
+    }
+  }
   if (request == nullptr || !request->options().keep) {
     call->End(NotFound("there is no resumable request '" + message->request_id() +
                        "': it was never sent here with resumable, or it has ended more than a minute ago"));
@@ -239,7 +315,7 @@ grpc::ServerUnaryReactor* WholeCall::Generate(Front* front, grpc::CallbackServer
   auto call = std::make_shared<WholeCall>(front, context, response);
   std::lock_guard lock(call->mutex_);
   call->self_ = call;
-  auto request = Admit(front, *message, context->peer(), /*whole=*/true, call);
+  auto request = Admit(front, *message, {}, context->peer(), /*whole=*/true, call);
   if (!request.ok()) {
     call->ended_ = true;
     call->Finish(ToGrpc(request.status()));
@@ -248,7 +324,7 @@ grpc::ServerUnaryReactor* WholeCall::Generate(Front* front, grpc::CallbackServer
   call->request_ = *request;
   call->taking_in_ = true;
   front->intake().Post([call, message, request = *request] {
-    TakeIn(call->front_, *message, request);
+    TakeIn(call->front_, *message, {}, request);
     std::lock_guard lock(call->mutex_);
     call->taking_in_ = false;
     call->Pump();

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "quire/v1/generation.pb.h"
 #include "rpc/front.h"
@@ -13,12 +14,20 @@
 
 namespace quire::rpc {
 
+// What a client has got so far of a sequence that another service began.
+struct Arrived {
+  std::vector<int32_t> tokens;
+  bool finished = false;
+};
+
 // Reads, checks and submits, on a thread of the intake: every failure becomes the request's. Not before `request` is in
-// the table. `message` outlives the job.
-void TakeIn(Front* front, const v1::GenerateRequest& message, const std::shared_ptr<Request>& request);
+// the table. `message` outlives the job. arrived: [prompts × sequences], or empty where nothing has.
+void TakeIn(Front* front, const v1::GenerateRequest& message, const std::vector<Arrived>& arrived,
+            const std::shared_ptr<Request>& request);
 // Makes the Request of a message and puts it into the table with `reader`. A refusal is the call's status.
-Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& message, const std::string& peer,
-                                       bool whole, std::shared_ptr<Reader> reader);
+Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& message,
+                                       const std::vector<Arrived>& arrived, const std::string& peer, bool whole,
+                                       std::shared_ptr<Reader> reader);
 
 class StreamCall : public grpc::ServerWriteReactor<v1::GenerateChunk>, public Reader {
  public:
@@ -37,6 +46,8 @@ class StreamCall : public grpc::ServerWriteReactor<v1::GenerateChunk>, public Re
   StreamCall(Front* front, grpc::CallbackServerContext* context) : front_(front), context_(context) {}
 
  private:
+  // Admits and takes in, with mutex_ held.
+  void Begin(const v1::GenerateRequest* message, std::vector<Arrived> arrived);
   void Pump();  // with mutex_ held
   void End(const Status& status);
 

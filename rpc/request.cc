@@ -34,27 +34,53 @@ Request::Request(Options options, Backend* backend, std::function<void(const std
     : options_(std::move(options)), backend_(backend), notify_(std::move(notify)), unread_since_(NowSeconds()) {
   const int total = options_.prompts * options_.sequences;
   for (int i = 0; i < total; ++i) {
-    sequences_.push_back({SequenceOutput(options_.first_token), options_.first_token, false, false, false});
+    sequences_.push_back({SequenceOutput(options_.first_token), options_.first_token, false, false, false, false});
   }
   prompts_.resize(static_cast<size_t>(options_.prompts));
+  split_.resize(static_cast<size_t>(options_.prompts), false);
   unfinished_ = total;
 }
 
 // Ids of single prompts are the request's own; further ones have a control character, which no client's id may have.
-std::string Request::BackendId(int prompt) const {
-  return options_.prompts == 1 ? options_.id : options_.id + '\x1f' + std::to_string(prompt);
+std::string Request::BackendId(int prompt, int sequence) const {
+  std::string id = options_.prompts == 1 ? options_.id : options_.id + '\x1f' + std::to_string(prompt);
+  if (split_[static_cast<size_t>(prompt)]) id += "\x1f#" + std::to_string(sequence);
+  return id;
+}
+
+void Request::Begin(int place, int64_t tokens, bool finished) {
+  std::lock_guard lock(mutex_);
+  Sequence& sequence = sequences_[static_cast<size_t>(place)];
+  sequence.output = SequenceOutput(tokens);
+  sequence.sent = tokens;
+  if (!finished) return;
+  sequence.elsewhere = true;
+  --unfinished_;
 }
 
 void Request::Submit(int prompt, GenerationRequest request) {
-  const int n = options_.sequences;
+  SubmitTo(prompt, 0, options_.sequences, std::move(request));
+}
+
+void Request::SubmitSequence(int prompt, int sequence, GenerationRequest request) {
+  {
+    std::lock_guard lock(mutex_);
+    split_[static_cast<size_t>(prompt)] = true;
+  }
+  SubmitTo(prompt, sequence, 1, std::move(request));
+}
+
+void Request::SubmitTo(int prompt, int first, int count, GenerationRequest request) {
+  const size_t begin = static_cast<size_t>(prompt * options_.sequences + first), end = begin + static_cast<size_t>(count);
   {
     std::lock_guard lock(mutex_);
     if (!failure_.ok() || aborted_) return;
     if (options_.echo) prompts_[static_cast<size_t>(prompt)] = request.prompt;
-    for (int i = 0; i < n; ++i) sequences_[static_cast<size_t>(prompt * n + i)].running = true;
-    running_ += n;
+    for (size_t i = begin; i < end; ++i) sequences_[i].running = true;
+    running_ += count;
+    request.request_id = BackendId(prompt, first);
   }
-  request.request_id = BackendId(prompt);
+  const std::string id = request.request_id;
   auto self = shared_from_this();
   const Status status = backend_->Submit(std::move(request), options_.client, [self, prompt](const TokenEvent& event) {
     self->OnEvent(prompt, event);
@@ -63,8 +89,8 @@ void Request::Submit(int prompt, GenerationRequest request) {
   {
     std::lock_guard lock(mutex_);
     if (!status.ok()) {
-      for (int i = 0; i < n; ++i) sequences_[static_cast<size_t>(prompt * n + i)].running = false;
-      running_ -= n;
+      for (size_t i = begin; i < end; ++i) sequences_[i].running = false;
+      running_ -= count;
     } else {
       late_cancel = aborted_ || !failure_.ok();  // ended while it was being handed on
     }
@@ -72,7 +98,7 @@ void Request::Submit(int prompt, GenerationRequest request) {
   if (!status.ok()) {
     Fail(options_.prompts > 1 ? status.WithContext("prompt " + std::to_string(prompt)) : status);
   } else if (late_cancel) {
-    backend_->Cancel(BackendId(prompt));
+    backend_->Cancel(id);
   }
 }
 
@@ -81,7 +107,7 @@ void Request::EndOfSubmissions() {
   submitting_ = false;
   if (aborted_) {  // sequences that were never handed on
     for (Sequence& sequence : sequences_) {
-      if (sequence.running || sequence.output.finished()) continue;
+      if (sequence.running || sequence.output.finished() || sequence.elsewhere) continue;
       sequence.output.Abort(sequence.sent, TokenEvent());
       --unfinished_;
     }
@@ -89,48 +115,48 @@ void Request::EndOfSubmissions() {
   NotifyIfNeeded(std::move(lock));
 }
 
-std::vector<int> Request::RunningPrompts() const {
-  std::vector<int> prompts;
+std::vector<std::string> Request::RunningIds() const {
+  std::vector<std::string> ids;
   for (int p = 0; p < options_.prompts; ++p) {
     for (int i = 0; i < options_.sequences; ++i) {
       if (!sequences_[static_cast<size_t>(p * options_.sequences + i)].running) continue;
-      prompts.push_back(p);
-      break;
+      ids.push_back(BackendId(p, i));
+      if (!split_[static_cast<size_t>(p)]) break;
     }
   }
-  return prompts;
+  return ids;
 }
 
-void Request::CancelAll(const std::vector<int>& prompts) {
-  for (const int prompt : prompts) backend_->Cancel(BackendId(prompt));
+void Request::CancelAll(const std::vector<std::string>& ids) {
+  for (const std::string& id : ids) backend_->Cancel(id);
 }
 
 void Request::Fail(const Status& status) {
-  std::vector<int> running;
+  std::vector<std::string> running;
   {
     std::unique_lock lock(mutex_);
     if (!failure_.ok() || (unfinished_ == 0 && running_ == 0 && !submitting_)) return;
     failure_ = status;
-    running = RunningPrompts();
+    running = RunningIds();
     NotifyIfNeeded(std::move(lock));
   }
   CancelAll(running);
 }
 
 bool Request::Abort() {
-  std::vector<int> running;
+  std::vector<std::string> running;
   {
     std::lock_guard lock(mutex_);
     if (!failure_.ok() || aborted_ || unfinished_ == 0) return false;
     aborted_ = true;
-    running = RunningPrompts();
+    running = RunningIds();
   }
   CancelAll(running);
   return true;
 }
 
 void Request::OnEvent(int prompt, const TokenEvent& event) {
-  std::vector<int> overflow;
+  std::vector<std::string> overflow;
   {
     std::unique_lock lock(mutex_);
     const int place = event.sequence - options_.first_sequence;
@@ -142,14 +168,14 @@ void Request::OnEvent(int prompt, const TokenEvent& event) {
     }
     if (!event.status.ok() && failure_.ok()) {
       failure_ = event.status;
-      overflow = RunningPrompts();
+      overflow = RunningIds();
     } else if (failure_.ok() && !sequence.output.finished()) {
       if (aborted_) {
         if (event.finished) sequence.output.Abort(sequence.sent, event);
       } else if (!sequence.output.Append(event)) {
         failure_ = Internal("an event for token " + std::to_string(event.index) + " came where token " +
                             std::to_string(sequence.output.end()) + " was next");
-        overflow = RunningPrompts();
+        overflow = RunningIds();
       }
       if (sequence.output.finished()) --unfinished_;
       const int64_t held = options_.keep ? sequence.output.begin() : sequence.sent;
@@ -157,7 +183,7 @@ void Request::OnEvent(int prompt, const TokenEvent& event) {
         failure_ = ResourceExhausted("more than " + std::to_string(options_.max_unread) +
                                      " bytes of this request's output wait for its client; read faster, or ask for "
                                      "less beside each token (logprobs)");
-        overflow = RunningPrompts();
+        overflow = RunningIds();
       }
     }
     NotifyIfNeeded(std::move(lock));
@@ -179,7 +205,7 @@ Status Request::Attach(std::shared_ptr<Reader> reader, const std::vector<int64_t
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < sequences_.size(); ++i) {
       const SequenceOutput& output = sequences_[i].output;
-      const int64_t at = next.empty() ? options_.first_token : next[i];
+      const int64_t at = next.empty() ? output.begin() : next[i];
       if (at < output.begin() || at > output.end()) {
         return Status(StatusCode::kOutOfRange,
                       "sequence " + std::to_string(i) + " can't be taken up at token " + std::to_string(at) +
@@ -188,9 +214,9 @@ Status Request::Attach(std::shared_ptr<Reader> reader, const std::vector<int64_t
     }
     for (size_t i = 0; i < sequences_.size(); ++i) {
       Sequence& sequence = sequences_[i];
-      sequence.sent = next.empty() ? options_.first_token : next[i];
+      sequence.sent = next.empty() ? sequence.output.begin() : next[i];
       sequence.first_sent = sequence.sent > options_.first_token;
-      sequence.last_sent = false;
+      sequence.last_sent = sequence.elsewhere;
     }
     before = std::exchange(reader_, std::move(reader));
     unread_since_ = 0;

@@ -57,8 +57,13 @@ class Request : public std::enable_shared_from_this<Request> {
   const std::string& id() const { return options_.id; }
   const Options& options() const { return options_; }
 
+  // Where a sequence stands that another service has begun: `tokens` of it have been read, and its last chunk too when
+  // `finished`. Before everything else.
+  void Begin(int place, int64_t tokens, bool finished);
   // Hands one prompt on. Nothing is submitted once it has failed or was aborted. The failure becomes the request's.
   void Submit(int prompt, GenerationRequest request);
+  // The same of one of a prompt's sequences alone; request.sampling.n is 1. Not both for one prompt.
+  void SubmitSequence(int prompt, int sequence, GenerationRequest request);
   // Every prompt was handed on or failed. Before, it never settles.
   void EndOfSubmissions();
 
@@ -95,12 +100,14 @@ class Request : public std::enable_shared_from_this<Request> {
     int64_t sent = 0;
     bool first_sent = false, last_sent = false;
     bool running = false;  // the backend still owes its last event
+    bool elsewhere = false;  // it had ended before it came here
   };
 
   void OnEvent(int prompt, const TokenEvent& event);
-  std::string BackendId(int prompt) const;
-  void CancelAll(const std::vector<int>& prompts);
-  std::vector<int> RunningPrompts() const;
+  void SubmitTo(int prompt, int first, int count, GenerationRequest request);
+  std::string BackendId(int prompt, int sequence) const;
+  void CancelAll(const std::vector<std::string>& ids);
+  std::vector<std::string> RunningIds() const;
   bool HasNews(const Sequence& sequence) const;
   void NotifyIfNeeded(std::unique_lock<std::mutex> lock);
 
@@ -111,6 +118,7 @@ class Request : public std::enable_shared_from_this<Request> {
   mutable std::mutex mutex_;
   std::vector<Sequence> sequences_;            // [prompts × sequences]
   std::vector<std::vector<int32_t>> prompts_;  // ids, when they are to be echoed
+  std::vector<bool> split_;                    // [prompts] each sequence was handed on by itself
   std::shared_ptr<Reader> reader_;
   double unread_since_;
   double deadline_ = std::numeric_limits<double>::infinity();
