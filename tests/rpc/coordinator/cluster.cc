@@ -1,5 +1,5 @@
 // See cluster.h.
-#include "cluster.h"
+#include "tests/rpc/coordinator/cluster.h"
 
 #include <grpcpp/grpcpp.h>
 

@@ -11,7 +11,7 @@
 
 #include "quire/v1/control.pb.h"
 #include "rpc/client.h"
-#include "service_process.h"
+#include "tests/rpc/coordinator/service_process.h"
 
 namespace quire {
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "fake_group.h"
+#include "tests/rpc/coordinator/fake_group.h"
 #include "rpc/coordinator/dispatcher.h"
-#include "stream_check.h"
+#include "tests/rpc/coordinator/stream_check.h"
 
 namespace quire::rpc {
 namespace {

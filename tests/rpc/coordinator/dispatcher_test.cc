@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "fake_group.h"
-#include "stream_check.h"
+#include "tests/rpc/coordinator/fake_group.h"
+#include "tests/rpc/coordinator/stream_check.h"
 
 namespace quire::rpc {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <random>
 
-#include "cluster.h"
+#include "tests/rpc/coordinator/cluster.h"
 #include "core/base/clock.h"
 
 namespace quire {

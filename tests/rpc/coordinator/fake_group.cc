@@ -1,5 +1,5 @@
 // See fake_group.h.
-#include "fake_group.h"
+#include "tests/rpc/coordinator/fake_group.h"
 
 #include <gtest/gtest.h>
 

@@ -5,7 +5,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "cluster.h"
+#include "tests/rpc/coordinator/cluster.h"
 #include "core/base/clock.h"
 
 namespace quire {

@@ -1,5 +1,5 @@
 // See service_process.h.
-#include "service_process.h"
+#include "tests/rpc/coordinator/service_process.h"
 
 #include <fcntl.h>
 #include <poll.h>

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "fake_group.h"
+#include "tests/rpc/coordinator/fake_group.h"
 
 namespace quire::rpc {
 
