@@ -1,13 +1,14 @@
-# Steps of the install test; every one ends it with a sentence when it fails.
+# Steps of the install test; every one ends it with a sentence when it fails. `out` is what a step wrote to stdout: MPI says
+# things on stderr that are none of the program's.
 set(work ${BUILD_DIR}/tests/install/work)
 file(REMOVE_RECURSE ${work})
 file(MAKE_DIRECTORY ${work}/outside)
 file(COPY ${SOURCE_DIR}/tests/install/consumer DESTINATION ${work}/outside)
 
 function(step what)
-  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE out ERROR_VARIABLE out)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE out ERROR_VARIABLE err)
   if(NOT result EQUAL 0)
-    message(FATAL_ERROR "${what} failed (${result}):\n${out}")
+    message(FATAL_ERROR "${what} failed (${result}):\n${out}\n${err}")
   endif()
   set(out "${out}" PARENT_SCOPE)
 endfunction()
