@@ -12,6 +12,7 @@
 #include "launch/request_flags.h"
 #include "launch/session.h"
 #include "launch/signals.h"
+#include "launch/token_json.h"
 #include "rpc/client.h"
 
 namespace quire::launch {
@@ -68,12 +69,6 @@ Result<std::vector<ClientPrompt>> MakePrompts(const ClientFlags& flags) {
     prompt.messages.push_back({"user", text});
   }
   return prompts;
-}
-
-Json TokenJson(const TokenLogprobs& token) {
-  Json top = Json::array();
-  for (const TokenLogprob& t : token.top) top.push_back({{"id", t.id}, {"logprob", t.logprob}});
-  return {{"id", token.chosen.id}, {"logprob", token.chosen.logprob}, {"top", std::move(top)}};
 }
 
 Json ReportJson(const ClientFlags& flags, const std::vector<Output>& outputs) {

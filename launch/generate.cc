@@ -14,6 +14,7 @@
 #include "launch/request_flags.h"
 #include "launch/session.h"
 #include "launch/signals.h"
+#include "launch/token_json.h"
 
 namespace quire::launch {
 namespace {
@@ -66,12 +67,6 @@ Result<std::vector<int32_t>> MakePrompt(const GenerateFlags& flags, const Engine
     options.add_special_tokens = false;
   }
   return engine.tokenizer()->Encode(text, options);
-}
-
-Json TokenJson(const TokenLogprobs& token) {
-  Json top = Json::array();
-  for (const TokenLogprob& t : token.top) top.push_back({{"id", t.id}, {"logprob", t.logprob}});
-  return {{"id", token.chosen.id}, {"logprob", token.chosen.logprob}, {"top", std::move(top)}};
 }
 
 // Of the request's own rows: the engine's sums count again what a preempted sequence recomputed.

@@ -94,24 +94,28 @@ Result<std::string> ReadText(const std::string& path) {
   return text;
 }
 
-Result<std::vector<int32_t>> ReadTokenIds(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return InvalidArgument(path + " is not valid JSON; it should be an array of token ids");
+Result<std::vector<int32_t>> TokenIdsOf(const Json& json, const std::string& name) {
   if (!json.is_array())
-    return InvalidArgument(path + " holds a JSON " + json.type_name() + ", not an array of token ids");
-  if (json.empty()) return InvalidArgument(path + " holds no token ids");
+    return InvalidArgument(name + " holds a JSON " + json.type_name() + ", not an array of token ids");
+  if (json.empty()) return InvalidArgument(name + " holds no token ids");
   std::vector<int32_t> ids;
   for (const Json& entry : json) {
     const bool fits = entry.is_number_unsigned() ? entry.get<uint64_t>() <= INT32_MAX : entry.is_number_integer();
     if (!fits || entry.get<int64_t>() < 0) {
-      return InvalidArgument(path + ": entry " + std::to_string(ids.size()) + " is " +
+      return InvalidArgument(name + ": entry " + std::to_string(ids.size()) + " is " +
                              entry.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40) +
                              ", which is no token id");
     }
     ids.push_back(entry.get<int32_t>());
   }
   return ids;
+}
+
+Result<std::vector<int32_t>> ReadTokenIds(const std::string& path) {
+  ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path));
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return InvalidArgument(path + " is not valid JSON; it should be an array of token ids");
+  return TokenIdsOf(json, path);
 }
 
 }  // namespace quire::launch

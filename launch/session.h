@@ -11,6 +11,7 @@
 #include "core/base/status.h"
 #include "core/engine/engine.h"
 #include "launch/group.h"
+#include "launch/output.h"
 
 namespace quire::launch {
 
@@ -28,6 +29,7 @@ Status RunToEnd(Engine& engine, const std::vector<std::string>& ids, const std::
 Result<std::string> ReadText(const std::string& path);
 // A JSON array of integers. INVALID_ARGUMENT says what it is instead.
 Result<std::vector<int32_t>> ReadTokenIds(const std::string& path);
+Result<std::vector<int32_t>> TokenIdsOf(const Json& json, const std::string& name);  // name: for what it says
 
 // Offset of the first byte that is no UTF-8, or npos.
 size_t FindInvalidUtf8(const std::string& text);

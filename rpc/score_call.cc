@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/base/clock.h"
+#include "core/engine/scoring.h"
 #include "rpc/convert.h"
 #include "rpc/generate_call.h"
 #include "rpc/status.h"
@@ -87,17 +88,7 @@ Status ScoreCall::Submit(Item* item) {
     return ResourceExhausted("top is " + std::to_string(message_.top()) + ", which for " +
                              std::to_string(item->ids.size()) + " tokens is more than a message takes; ask for fewer");
   }
-  GenerationRequest request;
-  request.prompt = item->ids;
-  // The last token is forced rather than part of the prompt, so that a text may fill the whole context.
-  if (item->ids.size() > 1) {
-    request.prompt.pop_back();
-    request.forced = {item->ids.back()};
-    request.logprobs = message_.top();
-  }
-  request.sampling.temperature = 0;
-  request.stopping.max_tokens = 1;
-  request.prompt_logprobs = message_.top();
+  GenerationRequest request = ScoringRequest(item->ids, message_.top());
   if (message_.has_priority()) request.priority = message_.priority();
 
   Request::Options options;

@@ -189,6 +189,24 @@ TEST_F(BadPrompt, TokenIds) {
                 "512");
 }
 
+TEST_F(BadPrompt, ListsOfTexts) {
+  const auto refused = [&](const std::string& list, const std::string& about) {
+    ExpectRefused({"score", "--model", DataPath("stories260K"), "--list-file", scratch_.Write("list", list)}, about);
+  };
+  refused("[\"a\", 3]", "text 1 is a JSON number");
+  refused("[\"a\", \"\"]", "text 1 is empty");
+  refused("[[1], [1, -2]]", "text 1: entry 1 is -2");
+  refused("[]", "no texts");
+  refused("{}", "object");
+  refused("[\"a\"", "JSON");
+  refused("[[1, 2], [1, 512]]", "text 1");
+  const std::string ids = scratch_.Write("ids", "[1]");
+  ExpectRefused({"score", "--model", DataPath("stories260K")}, "--list-file");
+  ExpectRefused({"score", "--token-ids-file", ids}, "--model or --address");
+  ExpectRefused({"score", "--token-ids-file", ids, "--address", "nowhere"}, "HOST:PORT");
+  ExpectRefused({"score", "--token-ids-file", ids, "--address", "127.0.0.1:1", "--connect-timeout", "0.2"}, "127.0.0.1:1");
+}
+
 TEST_F(BadPrompt, ParametersOutOfRange) {
   const Strings prompt = {"--prompt", "Once"};
   for (const Strings& bad : {Strings{"--page-size", "0"},

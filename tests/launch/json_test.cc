@@ -1,6 +1,7 @@
 // The json of every subcommand: field names and what they hold, on the small committed models.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <set>
@@ -137,7 +138,7 @@ TEST(ScoreJson, LogprobsAgreeWithTheTopFive) {
   for (const Json& id : reference["greedy_ids"]) all.push_back(id);
   const Json json = RunQuireJson({"score", "--model", DataPath("stories260K"), "--token-ids-file",
                                   scratch.Write("ids.json", all.dump()), "--dtype", "float32"});
-  EXPECT_EQ(Keys(json), (std::set<std::string>{"token_ids", "logprobs", "top"}));
+  EXPECT_EQ(Keys(json), (std::set<std::string>{"token_ids", "logprobs", "top", "sum"}));
   EXPECT_EQ(json["token_ids"], all);
   ASSERT_EQ(json["logprobs"].size(), all.size());
   ASSERT_EQ(json["top"].size(), all.size());
@@ -152,6 +153,38 @@ TEST(ScoreJson, LogprobsAgreeWithTheTopFive) {
       EXPECT_LE(json["top"][i][k]["logprob"].get<double>(), json["top"][i][k - 1]["logprob"].get<double>());
     }
   }
+}
+
+TEST(ScoreJson, AListIsItsTextsOneByOne) {
+  const ScratchFolder scratch;
+  // More texts than are in the engine at a time, of strings and ids, one of a single token.
+  Json list = {"Once upon a time", Json::array({1})};
+  for (int i = 0; i < 9; ++i) list.push_back(Json::array({1, 403 + i, 407, 261 + i}));
+  const std::vector<std::string> flags = {"score",           "--model", DataPath("stories260K"), "--dtype", "float32",
+                                          "--batch-invariant", "--top",   "2"};
+  const auto with = [&](const std::string& flag, const std::string& file) {
+    std::vector<std::string> arguments = flags;
+    arguments.insert(arguments.end(), {flag, file});
+    return RunQuireJson(arguments);
+  };
+  const Json results = with("--list-file", scratch.Write("list.json", list.dump()))["results"];
+  ASSERT_EQ(results.size(), list.size());
+  EXPECT_EQ(results[1]["token_ids"], list[1]);
+  EXPECT_TRUE(results[1]["logprobs"][0].is_null());
+  EXPECT_EQ(results[1]["sum"], 0);
+  for (const size_t i : {0, 5, 10}) {
+    const std::string ids = scratch.Write("ids.json", results[i]["token_ids"].dump());
+    EXPECT_EQ(results[i], with("--token-ids-file", ids)) << i;
+    EXPECT_LT(results[i]["sum"].get<double>(), 0);
+  }
+  EXPECT_EQ(results[10]["token_ids"], list[10]);
+  EXPECT_EQ(results[0]["token_ids"].size(), 5u);  // BOS, and what "Once upon a time" is
+
+  const ProgramResult text = RunQuire({"score", "--model", DataPath("stories260K"), "--list-file",
+                                       scratch.Write("two.json", R"([[1, 403], "A"])")});
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  EXPECT_EQ(text.out.find("text  tokens"), 0u) << text.out;
+  EXPECT_EQ(std::count(text.out.begin(), text.out.end(), '\n'), 3);
 }
 
 TEST(EvalJson, PerplexityOfDenseAndQuest) {

@@ -112,6 +112,41 @@ TEST(ServeProcess, TheClientPrintsWhatGenerateDoes) {
   EXPECT_EQ(serve.Wait(20), 0) << serve.err();
 }
 
+TEST(ServeProcess, ScorePrintsWhatItPrintsByItself) {
+  std::vector<std::string> serve_flags = ServeArguments("stories260K");
+  serve_flags.push_back("--batch-invariant");
+  Process serve(serve_flags);
+  const std::string address = serve.Line("listening on ");
+  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  const ScratchFolder scratch;
+  const std::string ids = scratch.Write("ids", "[1, 403, 407, 261, 378, 400, 99, 7]");
+  std::string list = "[\"Once upon a time\", [1]";
+  for (int i = 0; i < 40; ++i) list += ", [1, 403, " + std::to_string(i) + "]";
+  const std::string texts = scratch.Write("list", list + "]");
+  for (const std::vector<std::string>& input : std::vector<std::vector<std::string>>{
+           {"--token-ids-file", ids}, {"--list-file", texts}, {"--list-file", texts, "--top", "0"}}) {
+    for (const std::string format : {"text", "json"}) {
+      std::vector<std::string> here = {"score",     "--model", DataPath("stories260K"), "--dtype", "float32",
+                                       "--threads", "1",       "--batch-invariant",     "--format", format};
+      std::vector<std::string> there = {"score", "--address", address, "--format", format};
+      here.insert(here.end(), input.begin(), input.end());
+      there.insert(there.end(), input.begin(), input.end());
+      const ProgramResult local = RunQuire(here), remote = RunQuire(there);
+      EXPECT_EQ(remote.exit_code, 0) << remote.err;
+      EXPECT_EQ(remote.out, local.out);
+      EXPECT_EQ(remote.err, "");
+    }
+  }
+  const ProgramResult bad = RunQuire({"score", "--address", address, "--list-file", scratch.Write("bad", "[[1], [512]]")});
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_NE(bad.err.find("text 1"), std::string::npos) << bad.err;
+  EXPECT_NE(bad.err.find("512"), std::string::npos) << bad.err;
+  const ProgramResult needless =
+      RunQuire({"score", "--address", address, "--token-ids-file", ids, "--model", "elsewhere", "--page-size", "3"});
+  EXPECT_EQ(needless.exit_code, 0);
+  EXPECT_NE(needless.err.find("--model, --page-size does nothing"), std::string::npos) << needless.err;
+}
+
 TEST(ServeProcess, SigtermAndSigusr1DrainIt) {
   for (const int signal : {SIGTERM, SIGUSR1}) {
     Process serve(ServeArguments("retriever-2m"));
