@@ -22,7 +22,8 @@ Command AddBenchPrefill(CLI::App& parent);
 Command AddBenchDecode(CLI::App& parent);
 Command AddBenchKernels(CLI::App& parent);
 Command AddInfo(CLI::App& parent);
-Command AddServe(CLI::App& parent);   // these say so where the program was built without gRPC
+Command AddBenchServe(CLI::App& parent);  // this and those below say so where the program was built without gRPC
+Command AddServe(CLI::App& parent);
 Command AddCoordinator(CLI::App& parent);
 Command AddClient(CLI::App& parent);
 

@@ -86,11 +86,12 @@ int Dispatch(std::vector<std::string> arguments) {
   eval->require_subcommand(1);
   commands.push_back(AddEvalPerplexity(*eval));
   commands.push_back(AddEvalPasskey(*eval));
-  CLI::App* bench = app.add_subcommand("bench", "Speed beside what the machine can do: prefill, decode, kernels");
+  CLI::App* bench = app.add_subcommand("bench", "Speed beside what the machine can do: prefill, decode, kernels; and of a service: serve");
   bench->require_subcommand(1);
   commands.push_back(AddBenchPrefill(*bench));
   commands.push_back(AddBenchDecode(*bench));
   commands.push_back(AddBenchKernels(*bench));
+  commands.push_back(AddBenchServe(*bench));
   commands.push_back(AddInfo(app));
   commands.push_back(AddServe(app));
   commands.push_back(AddCoordinator(app));

@@ -19,6 +19,7 @@ Command Absent(CLI::App& parent, const char* name) {
 
 }  // namespace
 
+Command AddBenchServe(CLI::App& parent) { return Absent(parent, "serve"); }
 Command AddServe(CLI::App& parent) { return Absent(parent, "serve"); }
 Command AddCoordinator(CLI::App& parent) { return Absent(parent, "coordinator"); }
 Command AddClient(CLI::App& parent) { return Absent(parent, "client"); }

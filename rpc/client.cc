@@ -292,6 +292,7 @@ Result<ServiceInfo> Client::Info() {
   info.tensor_parallel_size = server.tensor_parallel_size();
   info.model = model.model();
   info.max_model_len = model.max_model_len();
+  info.vocab = model.vocab();
   info.has_tokenizer = model.has_tokenizer();
   info.has_chat_template = model.has_chat_template();
   info.attention.assign(model.attention().begin(), model.attention().end());

@@ -56,6 +56,7 @@ struct ServiceInfo {
   int64_t pid = 0;
   int tensor_parallel_size = 0;
   int64_t max_model_len = 0;
+  int vocab = 0;  // ids lie below it; 0 while the model is loading
   bool has_tokenizer = false, has_chat_template = false;
   std::vector<std::string> attention;
 };

@@ -69,6 +69,7 @@ TEST(CommandLine, HelpOfEveryCommandHasAnExample) {
                                  {"bench", "prefill"},
                                  {"bench", "decode"},
                                  {"bench", "kernels"},
+                                 {"bench", "serve"},
                                  {"info"},
                                  {}}) {
     Strings arguments = command;

@@ -147,6 +147,63 @@ TEST(ServeProcess, ScorePrintsWhatItPrintsByItself) {
   EXPECT_NE(needless.err.find("--model, --page-size does nothing"), std::string::npos) << needless.err;
 }
 
+TEST(ServeProcess, BenchServeReportsWhatItSent) {
+  Process serve(ServeArguments("stories260K"));
+  const std::string address = serve.Line("listening on ");
+  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  const std::vector<std::string> bench = {"bench", "serve", "--address", address, "--seed", "3"};
+  const auto with = [&](const std::vector<std::string>& flags) {
+    std::vector<std::string> arguments = bench;
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    return arguments;
+  };
+  const auto poisson = RunQuireJson(with({"--num-prompts", "40", "--request-rate", "100", "--input-len", "20", "--output-len",
+                                          "10", "--goodput", "ttft:60000,tpot:60000"}));
+  EXPECT_EQ(poisson["completed"], 40);
+  EXPECT_EQ(poisson["failed"], 0);
+  EXPECT_EQ(poisson["total_input_tokens"], 40 * 20);
+  EXPECT_EQ(poisson["total_output_tokens"], 40 * 10);
+  EXPECT_GT(poisson["duration"].get<double>(), 0.15);  // 39 gaps of 10 ms, as they fall
+  EXPECT_EQ(poisson["request_goodput"], poisson["request_throughput"]);
+  for (const char* name : {"ttft", "tpot", "itl", "e2el"}) {
+    const auto figure = [&](const std::string& which) { return poisson[which + "_" + name + "_ms"].get<double>(); };
+    EXPECT_GT(figure("mean"), 0) << name;
+    EXPECT_LE(figure("median"), figure("p90")) << name;
+    EXPECT_LE(figure("p90"), figure("p99")) << name;
+  }
+  EXPECT_NEAR(poisson["mean_e2el_ms"].get<double>(),
+              poisson["mean_ttft_ms"].get<double>() + 9 * poisson["mean_tpot_ms"].get<double>(), 0.01);
+  // The service's own counters, and its pages after it.
+  EXPECT_EQ(poisson["service"]["generation_tokens"], 40 * 10);
+  EXPECT_EQ(poisson["service"]["prompt_tokens"], 40 * 20);
+  EXPECT_EQ(poisson["service"]["pages_free_after"], poisson["service"]["pages_total"]);
+
+  const ScratchFolder scratch;
+  const std::string trace = scratch.Write("trace",
+                                          "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.0,374,44\n"
+                                          "2023-11-16 18:15:56.5,396,109\n2023-11-16 18:16:06.0,9000,55\n");
+  const auto traced = RunQuireJson(with({"--trace", trace, "--request-rate", "inf", "--length-scale", "0.25", "--max-input-len",
+                                         "50", "--max-concurrency", "1"}));
+  EXPECT_EQ(traced["completed"], 3);
+  EXPECT_EQ(traced["total_input_tokens"], 150);
+  EXPECT_EQ(traced["total_output_tokens"], 11 + 27 + 14);
+  EXPECT_EQ(traced["max_concurrent_requests"], 1);
+  const ProgramResult text = RunQuire(with({"--num-prompts", "2", "--input-len", "8", "--output-len", "2"}));
+  EXPECT_EQ(text.exit_code, 0) << text.err;
+  for (const char* word : {"TTFT", "output tokens / s", "pages free: "}) EXPECT_NE(text.out.find(word), text.out.npos);
+
+  for (const std::vector<std::string>& bad :
+       std::vector<std::vector<std::string>>{{"--input-len", "600"}, {"--trace", trace}, {"--time-scale", "2"},
+                                             {"--trace", trace, "--input-len", "3"}, {"--goodput", "x:1"},
+                                             {"--request-rate", "0"}, {"--attention", "nosuch"},
+                                             {"--served-model-name", "another"}}) {
+    const ProgramResult refused = RunQuire(with(bad));
+    EXPECT_EQ(refused.exit_code, 1) << bad[0];
+    EXPECT_EQ(refused.err.rfind("quire: error: ", 0), 0u) << refused.err;
+    EXPECT_EQ(refused.out, "") << bad[0];
+  }
+}
+
 TEST(ServeProcess, SigtermAndSigusr1DrainIt) {
   for (const int signal : {SIGTERM, SIGUSR1}) {
     Process serve(ServeArguments("retriever-2m"));
