@@ -39,18 +39,18 @@ struct PageFormat {
   // INVALID_ARGUMENT for a page size or head count below 1, or a k_dim that the word doesn't divide.
   static Result<PageFormat> Create(DType dtype, int page_size, int kv_heads, int k_dim, int v_dim);
 
-  // Element offsets inside one (page, KV head) block.
-  int64_t KOffset(int slot, int channel) const {
+  // Element offsets inside one (page, KV head) block. constexpr, so that GPU kernels may call them too.
+  constexpr int64_t KOffset(int slot, int channel) const {
     return (int64_t{channel / word} * page_size + slot) * word + channel % word;
   }
-  int64_t VOffset(int slot, int channel) const {
+  constexpr int64_t VOffset(int slot, int channel) const {
     return (int64_t{slot / word} * v_dim + channel) * word + slot % word;
   }
   // Element offset inside one (group, KV head) block of metadata; which: 0 = min, 1 = max; column = page in group.
-  int64_t MetaOffset(int which, int channel, int column) const {
+  constexpr int64_t MetaOffset(int which, int channel, int column) const {
     return (int64_t{which} * k_dim + channel) * kPagesPerGroup + column;
   }
-  int64_t OverOffset(int which, int channel) const { return int64_t{which} * k_dim + channel; }
+  constexpr int64_t OverOffset(int which, int channel) const { return int64_t{which} * k_dim + channel; }
 };
 
 // One layer's memory in a cache group. meta and over are null when no policy in use needs them.
