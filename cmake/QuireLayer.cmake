@@ -17,11 +17,11 @@ function(quire_layer name)
   set_property(GLOBAL APPEND PROPERTY QUIRE_LAYERS ${target})
 endfunction()
 
-# quire_test(NAME SOURCES … [DEPS …] [LABELS …]): one GoogleTest executable a folder. Every test gets
+# quire_test(NAME SOURCES … [DEPS …] [LABELS …] [ALSO label]): one GoogleTest executable a folder. Every test gets
 # the label fast unless LABELS says otherwise; suites named Slow… are labelled slow,
-# suites named SmolLM2… need the fetched model and are labelled model.
+# suites named SmolLM2… need the fetched model and are labelled model. ALSO: a second label for all but the last.
 function(quire_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "ALSO" "SOURCES;DEPS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE quire_options GTest::gtest GTest::gtest_main)
   foreach(dep ${ARG_DEPS})
@@ -38,4 +38,17 @@ function(quire_test name)
     TEST_LIST ${name}_SLOW PROPERTIES LABELS slow SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "SmolLM2*"
     TEST_LIST ${name}_MODEL PROPERTIES LABELS model SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+  if(ARG_ALSO)
+    # gtest_discover_tests passes no lists as properties; ctest reads this after the lists of tests it writes.
+    set(file ${CMAKE_CURRENT_BINARY_DIR}/${name}_labels.cmake)
+    file(WRITE ${file} "\
+foreach(test IN LISTS ${name}_TESTS)
+  set_tests_properties(\${test} PROPERTIES LABELS \"${ARG_LABELS};${ARG_ALSO}\")
+endforeach()
+foreach(test IN LISTS ${name}_SLOW)
+  set_tests_properties(\${test} PROPERTIES LABELS \"slow;${ARG_ALSO}\")
+endforeach()
+")
+    set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${file})
+  endif()
 endfunction()

@@ -9,6 +9,7 @@ packages=(
   libhwy-dev libdnnl-dev                                # SIMD with run-time dispatch; matrix products
   libpcre2-dev libsentencepiece-dev libutf8proc-dev nlohmann-json3-dev  # tokenizers and json
   libcli11-dev libgtest-dev                             # command line; tests
+  libboost-context-dev                                  # tests: fibers of the emulated GPU
   libopenmpi-dev openmpi-bin                            # ranks as processes
   iproute2 python3-yaml                                 # tests: two hosts on one, examples of launchers
   libgrpc++-dev protobuf-compiler-grpc libprotobuf-dev protobuf-compiler  # the service

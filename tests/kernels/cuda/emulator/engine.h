@@ -1,0 +1,66 @@
+// The emulator's engine: runs the blocks of a launch one after another and a block's threads as fibers (or as threads of the
+// system), and holds the rules of barriers and warp operations. simt_backend.h is the face that kernels see.
+//
+// Thread safety: a launch belongs to the thread that makes it; launches of different threads don't meet.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+#include <string>
+
+#include "kernels/cuda/simt_types.h"
+#include "tests/kernels/cuda/emulator/options.h"
+
+namespace quire::emulator {
+
+using Where = std::source_location;
+
+// What a lane brings to a warp operation and takes from it, in words.
+struct Exchange {
+  uint32_t in[12];
+  uint32_t out[16];
+};
+
+// One collective operation of the lanes of a mask. `finish` runs once, when all lanes are there.
+struct WarpOperation {
+  const char* name;  // a literal
+  // lanes[i]: null where the mask has no lane i. Returns null or what rule was broken. Null: nothing to do.
+  const char* (*finish)(Exchange* const (&lanes)[32]);
+};
+
+// --- for the thread that runs a kernel -------------------------------------------------------------------------------------
+struct ThreadPlace {
+  int thread = 0;
+  int threads = 0;
+  int64_t block[3] = {};
+  int64_t grid[3] = {};
+  std::byte* shared = nullptr;
+  size_t shared_bytes = 0;
+};
+const ThreadPlace& Place();
+
+void WarpArrive(uint32_t mask, const WarpOperation& operation, Exchange* exchange, const Where& where);
+void WarpBarrier(uint32_t mask, const Where& where);
+// id 0 is SyncThreads; wait false: arrives only.
+void BlockBarrier(int id, int threads, bool wait, const Where& where);
+
+void CopyAsync(void* shared, const void* global, int bytes, bool there, const Where& where);
+void CopyCommit();
+void CopyWait(int groups);
+
+// Ends the launch with a sentence that names kernel, block, thread and line.
+[[noreturn]] void Fail(const std::string& what, const Where& where);
+// Fails unless p is aligned to `bytes`.
+void CheckAligned(const void* p, size_t bytes, const Where& where);
+// Fails unless [p, p + bytes) lies in the block's shared memory.
+void CheckShared(const void* p, size_t bytes, const Where& where);
+// A counter that grows with every call.
+uint64_t Tick();
+
+// --- for Launch ------------------------------------------------------------------------------------------------------------
+// body is one thread's work. Throws Error.
+void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& shape, const std::function<void()>& body);
+
+}  // namespace quire::emulator
