@@ -12,7 +12,7 @@ struct PageBudget {
   int sinks = 0;   // pages that hold the first sink_tokens
   int recent = 0;  // whole pages that hold the last recent_tokens before the partly filled page
 
-  static PageBudget Create(int64_t token_budget, int64_t sink_tokens, int64_t recent_tokens, int page_size) {
+  static constexpr PageBudget Create(int64_t token_budget, int64_t sink_tokens, int64_t recent_tokens, int page_size) {
     const auto pages = [&](int64_t tokens) { return static_cast<int>((tokens + page_size - 1) / page_size); };
     return {static_cast<int>(token_budget / page_size), pages(sink_tokens), pages(recent_tokens)};
   }
@@ -25,7 +25,7 @@ struct ForcedPages {
   int pages = 0;
   int free = 0;
 
-  static ForcedPages Create(const PageBudget& budget, int64_t length, int page_size) {
+  static constexpr ForcedPages Create(const PageBudget& budget, int64_t length, int page_size) {
     ForcedPages f;
     const int full = static_cast<int>(length / page_size);
     f.pages = static_cast<int>((length + page_size - 1) / page_size);

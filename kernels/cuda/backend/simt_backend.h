@@ -251,6 +251,8 @@ QUIRE_DEVICE void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint3
   }
 }
 
+QUIRE_DEVICE int PopCount(uint32_t x) { return __popc(x); }
+QUIRE_DEVICE int LowestBit(uint32_t x) { return __ffs(static_cast<int>(x)) - 1; }  // −1 for 0
 QUIRE_DEVICE uint32_t FloatBits(float x) { return __float_as_uint(x); }
 QUIRE_DEVICE float BitsFloat(uint32_t x) { return __uint_as_float(x); }
 

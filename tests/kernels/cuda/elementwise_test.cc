@@ -12,7 +12,7 @@ namespace quire {
 namespace {
 
 using testing::kFloatDTypes;
-using testing::RandomFloats;
+using testing::SeededFloats;
 using testing::Typed;
 
 constexpr int64_t kWidths[] = {1, 7, 32, 63, 127, 576, 4096};
@@ -22,8 +22,8 @@ TEST(CudaRmsNorm, EqualsReferenceWithAndWithoutResidual) {
     for (const int64_t width : kWidths) {
       const int64_t rows = 3, stride = width + 8;
       const auto n = static_cast<size_t>(rows * width);
-      Typed x(dtype, RandomFloats(static_cast<size_t>(rows * stride), 1));
-      const std::vector<float> residual = RandomFloats(n, 2), weight = RandomFloats(static_cast<size_t>(width), 3);
+      Typed x(dtype, SeededFloats(static_cast<size_t>(rows * stride), 1));
+      const std::vector<float> residual = SeededFloats(n, 2), weight = SeededFloats(static_cast<size_t>(width), 3);
       for (const bool with_residual : {false, true}) {
         std::vector<float> sum(n), new_residual = residual;
         for (int64_t r = 0; r < rows; ++r) {

@@ -52,7 +52,7 @@ class Typed {
   std::vector<std::byte> bytes_;
 };
 
-inline std::vector<float> RandomFloats(size_t n, uint64_t seed, float scale = 1.0f) {
+inline std::vector<float> SeededFloats(size_t n, uint64_t seed, float scale = 1.0f) {
   std::mt19937_64 random(seed);
   std::normal_distribution<float> normal(0.0f, scale);
   std::vector<float> x(n);

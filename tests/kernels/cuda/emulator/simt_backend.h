@@ -255,6 +255,8 @@ void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], 
   emulator::WarpMma(std::is_same_v<T, BF16> ? DType::kBF16 : DType::kF16, d, a, b, where);
 }
 
+inline int PopCount(uint32_t x) { return std::popcount(x); }
+inline int LowestBit(uint32_t x) { return x == 0 ? -1 : std::countr_zero(x); }
 inline uint32_t FloatBits(float x) { return std::bit_cast<uint32_t>(x); }
 inline float BitsFloat(uint32_t x) { return std::bit_cast<float>(x); }
 
