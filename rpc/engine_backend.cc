@@ -158,7 +158,7 @@ Status EngineBackend::Submit(GenerationRequest request, const std::string& clien
     if (in_flight_.contains(id)) {
       return Status(StatusCode::kAlreadyExists, "a request '" + id + "' is in flight; give another request_id");
     }
-    // The engine frees an id at the end of a step, later than the last event; ids of its own never meet.
+    // An id of its own: a cancellation that comes late never meets the next request of the client's.
     request.request_id = flight.engine_id = "r" + std::to_string(submissions_++);
     if (in_flight_.empty()) busy_since_ = NowSeconds();
     tokens_in_flight_ += tokens;

@@ -1,6 +1,7 @@
 // See worker_service.h.
 #include "rpc/worker_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/base/clock.h"
@@ -247,7 +248,12 @@ void ExecuteCall::Pump() {
     response_.Swap(&next_);
     GatherEvents();
     const double now = NowSeconds();
-    if (now - load_sent_ >= (attempts_.empty() ? kIdleLoadSeconds : kBusyLoadSeconds)) {
+    // With each end, so that the coordinator knows of the pages that are free again when its client hears of the end.
+    const bool ends = response_.failures_size() > 0 ||
+                      std::any_of(response_.events().begin(), response_.events().end(), [](const v1::TokenEvent& event) {
+                        return event.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
+                      });
+    if (ends || now - load_sent_ >= (attempts_.empty() ? kIdleLoadSeconds : kBusyLoadSeconds)) {
       load_sent_ = now;
       *response_.mutable_load() = service_->backend_->GroupLoad();
       if (service_->front_->State() != v1::SERVER_STATE_READY) {

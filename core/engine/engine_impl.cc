@@ -184,7 +184,18 @@ void EngineImpl::FinishSequence(Sequence* sequence, TokenEvent* event, double no
   event->timings.decode_s = now - first;
   event->timings.ttft_s = first - request->submitted;
   if (--request->unfinished == 0) done_.push_back(request->id);
-  if (request->callback) request->callback(*event);
+  Tell(request, std::move(*event));
+}
+
+void EngineImpl::Tell(RequestState* request, TokenEvent event) {
+  if (request->callback) events_.emplace_back(request, std::move(event));
+}
+
+// Called when the books are closed: whoever hears of a request's end finds it gone from Stats, and its id free.
+void EngineImpl::Deliver() {
+  for (const auto& [request, event] : events_) request->callback(event);
+  events_.clear();
+  dropped_.clear();
 }
 
 void EngineImpl::ApplyScores(const Scheduler::Planned& planned, const StepResult& result) {
@@ -245,7 +256,7 @@ void EngineImpl::ApplyToken(Sequence* sequence, const SampledToken& token, doubl
     event.reason = FinishReason::kLength;
   }
   if (!finished) {
-    if (request->callback) request->callback(event);
+    Tell(request, std::move(event));
     return;
   }
   if (sequence->decoder.has_value() && event.matched_stop.empty()) {
@@ -258,7 +269,12 @@ void EngineImpl::ApplyToken(Sequence* sequence, const SampledToken& token, doubl
 void EngineImpl::DropFinished() {
   if (done_.empty()) return;
   finished_ += static_cast<int64_t>(done_.size());
-  for (const std::string& id : done_) requests_.erase(id);
+  for (const std::string& id : done_) {
+    const auto at = requests_.find(id);
+    CHECK(at != requests_.end());
+    dropped_.push_back(std::move(at->second));  // its last events are still to be told
+    requests_.erase(at);
+  }
   std::lock_guard lock(inbox_mutex_);
   for (const std::string& id : done_) {
     ids_.erase(id);
@@ -267,7 +283,7 @@ void EngineImpl::DropFinished() {
   done_.clear();
 }
 
-void EngineImpl::UpdateStats(const Scheduler::Planned& planned, const StepResult& result, double seconds) {
+void EngineImpl::UpdateCounts() {
   std::lock_guard lock(stats_mutex_);
   stats_.running = scheduler_->running();
   stats_.waiting = scheduler_->waiting();
@@ -281,6 +297,11 @@ void EngineImpl::UpdateStats(const Scheduler::Planned& planned, const StepResult
       stats_.pages_free = pages.free();
     }
   }
+}
+
+void EngineImpl::UpdateStats(const Scheduler::Planned& planned, const StepResult& result, double seconds) {
+  UpdateCounts();
+  std::lock_guard lock(stats_mutex_);
   scratch_bytes_ = rank_->executor->scratch_bytes();
   stats_.collectives = rank_->comm->stats();
   stats_.step_broadcast_seconds = broadcast_seconds_;
@@ -317,13 +338,15 @@ Result<bool> EngineImpl::Step() {
   if (!broken_.ok()) {
     FailAll(broken_, /*also_waiting=*/true);
     DropFinished();
+    Deliver();
     return broken_;
   }
   const bool aborted = !done_.empty();
   DropFinished();
+  if (aborted) UpdateCounts();
+  Deliver();
   if (scheduler_->idle()) {
     rank_->Enter(Phase::kIdle);
-    if (aborted) UpdateStats({}, {}, 0);
     return aborted;
   }
   const double begin = NowSeconds();
@@ -336,9 +359,10 @@ Result<bool> EngineImpl::Step() {
     planned.failed->state = SequenceState::kWaiting;  // so that it gets its event
     Fail(planned.failed->request, planned.failure);
   }
+  UpdateCounts();  // a step may be long: whoever asks meanwhile is told of what it runs
   StepResult result;
   const Status status = Execute(planned.plan, &result);
-  rank_->Enter(Phase::kIdle);  // what follows is events, and so code of others
+  rank_->Enter(Phase::kIdle);  // what follows ends in events, and so in code of others
   const double now = NowSeconds();
   if (!status.ok() && !rank_->alone()) {
     // The ranks are no longer at the same place, whoever is to blame; a follower that is has named itself.
@@ -346,6 +370,7 @@ Result<bool> EngineImpl::Step() {
     rank_->comm->Abort(status.WithContext(rank_->topology.Name(0)));
     FailAll(broken_, /*also_waiting=*/true);
     DropFinished();
+    Deliver();
     return broken_;
   }
   if (!status.ok()) {
@@ -365,6 +390,7 @@ Result<bool> EngineImpl::Step() {
   }
   DropFinished();
   UpdateStats(planned, result, now - begin);
+  Deliver();
   return true;
 }
 

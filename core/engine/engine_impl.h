@@ -8,6 +8,7 @@
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "core/engine/engine.h"
@@ -57,6 +58,9 @@ class EngineImpl : public Engine {
   void ApplyToken(Sequence* sequence, const SampledToken& token, double now);
   void FinishSequence(Sequence* sequence, TokenEvent* event, double now);
   void DropFinished();
+  void Tell(RequestState* request, TokenEvent event);  // by the next Deliver
+  void Deliver();
+  void UpdateCounts();  // what runs, waits, has ended, and pages
   void UpdateStats(const Scheduler::Planned& planned, const StepResult& result, double seconds);
 
   std::unique_ptr<EngineRank> rank_;
@@ -78,6 +82,8 @@ class EngineImpl : public Engine {
   // Of the thread that runs Step.
   std::unordered_map<std::string, std::unique_ptr<RequestState>> requests_;
   std::vector<std::string> done_;  // finished in this step
+  std::vector<std::pair<RequestState*, TokenEvent>> events_;    // to be delivered, in order
+  std::vector<std::unique_ptr<RequestState>> dropped_;          // finished, and named by events_
 
   mutable std::mutex stats_mutex_;
   EngineStats stats_;

@@ -107,7 +107,8 @@ struct TokenEvent {
   Status status;  // not OK when the request failed after it was accepted
 };
 
-// Called from the thread that runs Engine::Step, in order per sequence. Must not call the engine but Submit and Cancel.
+// Called from the thread that runs Engine::Step, in order per sequence, when the step's books are closed: a request whose
+// last event comes is no longer counted by Stats, and its id is free. Must not call the engine but Submit, Cancel and Stats.
 using EventCallback = std::function<void(const TokenEvent&)>;
 
 }  // namespace quire
