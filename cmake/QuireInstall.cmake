@@ -32,6 +32,7 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/quireConfigVersion.cmake 
 install(FILES ${PROJECT_BINARY_DIR}/quireConfig.cmake ${PROJECT_BINARY_DIR}/quireConfigVersion.cmake
   ${CMAKE_CURRENT_LIST_DIR}/FindNCCL.cmake DESTINATION ${quire_config_dir})
 if(TARGET quire_rpc)  # what names no type of gRPC
-  install(FILES ${PROJECT_SOURCE_DIR}/rpc/client.h ${PROJECT_SOURCE_DIR}/rpc/serve.h
+  install(FILES ${PROJECT_SOURCE_DIR}/rpc/client.h ${PROJECT_SOURCE_DIR}/rpc/coordinator.h
+    ${PROJECT_SOURCE_DIR}/rpc/serve.h
     DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/quire/rpc)
 endif()

@@ -53,31 +53,46 @@ void SubmitPrompt(int prompt, GenerationRequest one, const std::vector<Arrived>&
   }
 }
 
-// What a client says has arrived of its request, [prompts × sequences].
+int SequencesOf(const v1::GenerateRequest& request) { return request.sampling().has_n() ? request.sampling().n() : 1; }
+
+std::string Shape(int prompts, int sequences) {
+  return std::to_string(prompts) + " prompts of " + std::to_string(sequences) + " sequences";
+}
+
+// Where each position of a call stands among the request's sequences, [positions] < prompts × sequences.
+Result<std::vector<size_t>> PlacesOf(const v1::ResumeRequest& message, int prompts, int sequences) {
+  std::vector<size_t> places;
+  std::vector<bool> named(static_cast<size_t>(prompts * sequences), false);
+  for (const v1::ResumePosition& position : message.positions()) {
+    const std::string name = "sequence " + std::to_string(position.sequence_index()) + " of prompt " +
+                             std::to_string(position.prompt_index());
+    if (position.prompt_index() < 0 || position.prompt_index() >= prompts || position.sequence_index() < 0 ||
+        position.sequence_index() >= sequences) {
+      return InvalidArgument("a position names " + name + "; the request has " + Shape(prompts, sequences));
+    }
+    places.push_back(static_cast<size_t>(position.prompt_index() * sequences + position.sequence_index()));
+    if (named[places.back()]) return InvalidArgument("the positions name " + name + " twice; name each once");
+    named[places.back()] = true;
+  }
+  return places;
+}
+
+// Of a request that the service doesn't know: what the client says has arrived, [prompts × sequences].
 Result<std::vector<Arrived>> ReadArrived(const v1::ResumeRequest& message) {
   const v1::GenerateRequest& request = message.request();
-  if (request.request_id() != message.request_id()) {
-    return InvalidArgument("the request that is brought along is named '" + request.request_id() +
-                           "', the one to resume '" + message.request_id() + "'; name both alike");
-  }
-  const int n = request.sampling().has_n() ? request.sampling().n() : 1;
+  const int n = SequencesOf(request);
   if (n < 1 || n > kMaxSequences || request.prompts_size() > kMaxPrompts) return std::vector<Arrived>();  // refused later
+  ASSIGN_OR_RETURN(const std::vector<size_t> places, PlacesOf(message, request.prompts_size(), n));
   std::vector<Arrived> arrived(static_cast<size_t>(request.prompts_size() * n));
   bool any = false;
-  for (const v1::ResumePosition& position : message.positions()) {
-    if (position.prompt_index() < 0 || position.prompt_index() >= request.prompts_size() ||
-        position.sequence_index() < 0 || position.sequence_index() >= n) {
-      return InvalidArgument("a position names sequence " + std::to_string(position.sequence_index()) + " of prompt " +
-                             std::to_string(position.prompt_index()) + "; the request has " +
-                             std::to_string(request.prompts_size()) + " prompts of " + std::to_string(n) +
-                             " sequences");
-    }
+  for (int i = 0; i < message.positions_size(); ++i) {
+    const v1::ResumePosition& position = message.positions(i);
     if (position.next_token_index() != position.token_ids_size()) {
       return InvalidArgument("a position has next_token_index " + std::to_string(position.next_token_index()) +
                              " and brings " + std::to_string(position.token_ids_size()) +
                              " token_ids along; this service doesn't know the request and needs all of them");
     }
-    Arrived& one = arrived[static_cast<size_t>(position.prompt_index() * n + position.sequence_index())];
+    Arrived& one = arrived[places[static_cast<size_t>(i)]];
     one.tokens.assign(position.token_ids().begin(), position.token_ids().end());
     one.finished = position.finished();
     any = any || !one.tokens.empty() || one.finished;
@@ -88,6 +103,23 @@ Result<std::vector<Arrived>> ReadArrived(const v1::ResumeRequest& message) {
                            "one, which nobody else knows. Give requests a seed when they are to survive a restart");
   }
   return arrived;
+}
+
+// Of a request that the service knows: where each sequence goes on, [prompts × sequences].
+Result<std::vector<int64_t>> ReadNext(const v1::ResumeRequest& message, const Request::Options& options) {
+  if (message.has_request() && (message.request().prompts_size() != options.prompts ||
+                                SequencesOf(message.request()) != options.sequences)) {
+    return InvalidArgument("the request that is brought along has " +
+                           Shape(message.request().prompts_size(), SequencesOf(message.request())) + ", and '" +
+                           message.request_id() + "', which is known here, " +
+                           Shape(options.prompts, options.sequences) + "; bring the same, or give another request_id");
+  }
+  ASSIGN_OR_RETURN(const std::vector<size_t> places, PlacesOf(message, options.prompts, options.sequences));
+  std::vector<int64_t> next(static_cast<size_t>(options.prompts * options.sequences), 0);
+  for (size_t i = 0; i < places.size(); ++i) {
+    next[places[i]] = message.positions(static_cast<int>(i)).next_token_index();
+  }
+  return next;
 }
 
 }  // namespace
@@ -130,7 +162,7 @@ Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& 
                                        std::shared_ptr<Reader> reader) {
   RETURN_IF_ERROR(front->Open());
   RETURN_IF_ERROR(CheckRequestId(message.request_id()));
-  const int n = message.sampling().has_n() ? message.sampling().n() : 1;
+  const int n = SequencesOf(message);
   if (n < 1 || n > kMaxSequences) {
     return InvalidArgument("sampling.n is " + std::to_string(n) + "; it must be 1 to " + std::to_string(kMaxSequences));
   }
@@ -190,6 +222,11 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Resume(Front* front, gr
   auto call = std::make_shared<StreamCall>(front, context);
   std::unique_lock lock(call->mutex_);
   call->self_ = call;
+  if (message->has_request() && message->request().request_id() != message->request_id()) {
+    call->End(InvalidArgument("the request that is brought along is named '" + message->request().request_id() +
+                              "', the one to resume '" + message->request_id() + "'; name both alike"));
+    return call.get();
+  }
   auto request = front->requests().Find(message->request_id());
   if (message->has_request()) {
     Status failure;
@@ -213,30 +250,24 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Resume(Front* front, gr
                        "': it was never sent here with resumable, or it has ended more than a minute ago"));
     return call.get();
   }
-  const Request::Options& options = request->options();
-  std::vector<int64_t> next(static_cast<size_t>(options.prompts * options.sequences), 0);
-  for (const v1::ResumePosition& position : message->positions()) {
-    const int64_t place =
-        static_cast<int64_t>(position.prompt_index()) * options.sequences + position.sequence_index();
-    if (position.prompt_index() < 0 || position.prompt_index() >= options.prompts || position.sequence_index() < 0 ||
-        position.sequence_index() >= options.sequences) {
-      call->End(InvalidArgument("a position names sequence " + std::to_string(position.sequence_index()) +
-                                " of prompt " + std::to_string(position.prompt_index()) + "; the request has " +
-                                std::to_string(options.prompts) + " prompts of " + std::to_string(options.sequences) +
-                                " sequences"));
-      return call.get();
-    }
-    next[static_cast<size_t>(place)] = position.next_token_index();
+  const auto next = ReadNext(*message, request->options());
+  if (!next.ok()) {
+    call->End(next.status());
+    return call.get();
+  }
+  lock.unlock();  // attaching tells the reader before, which has a lock of its own
+  const Status attached = request->Attach(call, *next);
+  lock.lock();
+  if (!attached.ok()) {
+    call->End(attached);  // the request is others'
+    return call.get();
   }
   call->request_ = request;
-  lock.unlock();  // attaching tells the reader before, which has a lock of its own
-  const Status attached = request->Attach(call, next);
-  lock.lock();
   request->set_deadline(DeadlineOf(*context));
-  if (!attached.ok()) {
-    call->End(attached);
-  } else if (call->ended_) {
+  if (call->ended_) {
     request->Detach(call.get());  // the client went while it was being attached
+  } else {
+    call->Pump();
   }
   return call.get();
 }
@@ -252,6 +283,7 @@ void StreamCall::Pump() {
     if (taking_in_) return;
     return End(cancelled_ ? CancelledStatus(*context_) : Cancelled("another call has taken this request up"));
   }
+  if (request_ == nullptr) return;  // it is being attached
   chunk_.Clear();
   if (request_->Take(this, &chunk_)) {
     write_began_ = NowSeconds();

@@ -26,6 +26,12 @@ step("running it" ${work}/outside/build/consumer ${SOURCE_DIR}/tests/data/storie
 if(NOT out MATCHES "there was a")
   message(FATAL_ERROR "the program printed: ${out}")
 endif()
+if(RPC)
+  step("running the service" ${work}/outside/build/service ${SOURCE_DIR}/tests/data/stories260K)
+  if(NOT out MATCHES "there was a" OR NOT out MATCHES "1 group, 0 running")
+    message(FATAL_ERROR "the service printed: ${out}")
+  endif()
+endif()
 # A program that owns MPI itself, where MPI is found. Not with sanitizers: MPI's library leaks at its end.
 if(MPIEXEC AND NOT SANITIZE)
   file(COPY ${SOURCE_DIR}/launch/examples/mpi_program DESTINATION ${work}/outside)

@@ -1,79 +1,12 @@
 // `quire serve` and `quire client` as processes: what they print, how they end, and what a killed client leaves.
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <fstream>
-#include <sstream>
 
 #include "rpc/client.h"
-#include "tests/launch/program.h"
+#include "tests/launch/quire_process.h"
 #include "tests/rpc/service_fixture.h"
 
 namespace quire {
 namespace {
-
-// The program, running beside the test; killed, by its id, when the test leaves it behind.
-class Process {
- public:
-  explicit Process(const std::vector<std::string>& arguments) {
-    out_ = scratch_.Write("out", "");
-    err_ = scratch_.Write("err", "");
-    const std::string program = QUIRE_BINARY_DIR "/bin/quire";
-    std::vector<const char*> argv = {program.c_str()};
-    for (const std::string& argument : arguments) argv.push_back(argument.c_str());
-    argv.push_back(nullptr);
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(open(out_.c_str(), O_WRONLY), STDOUT_FILENO);
-      dup2(open(err_.c_str(), O_WRONLY), STDERR_FILENO);
-      execv(program.c_str(), const_cast<char* const*>(argv.data()));
-      _exit(127);
-    }
-  }
-  ~Process() {
-    if (pid_ > 0) {
-      kill(pid_, SIGKILL);
-      waitpid(pid_, nullptr, 0);
-    }
-  }
-  void Signal(int signal) { kill(pid_, signal); }
-  // Exit code; −1 when a signal ended it, −2 when it goes on.
-  int Wait(double seconds) {
-    int status = 0;
-    if (!Eventually([&] { return waitpid(pid_, &status, WNOHANG) == pid_; }, seconds)) return -2;
-    pid_ = -1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  }
-  std::string out() const { return Read(out_); }
-  std::string err() const { return Read(err_); }
-  // The rest of the line that begins so; "" when it doesn't come.
-  std::string Line(const std::string& begin, double seconds = 30) const {
-    std::string rest;
-    Eventually(
-        [&] {
-          std::istringstream lines(out());
-          for (std::string line; std::getline(lines, line) && !lines.eof();) {
-            if (line.starts_with(begin)) rest = line.substr(begin.size());
-          }
-          return !rest.empty();
-        },
-        seconds);
-    return rest;
-  }
-
- private:
-  static std::string Read(const std::string& path) {
-    std::ifstream in(path);
-    std::ostringstream text;
-    text << in.rdbuf();
-    return text.str();
-  }
-  ScratchFolder scratch_;
-  std::string out_, err_;
-  pid_t pid_ = -1;
-};
 
 std::vector<std::string> ServeArguments(const std::string& model) {
   return {"serve", "--model", DataPath(model), "--port", "0", "--threads", "1", "--dtype", "float32",
@@ -88,10 +21,10 @@ bool PagesFree(const std::string& address) {
 }
 
 TEST(ServeProcess, TheClientPrintsWhatGenerateDoes) {
-  Process serve(ServeArguments("stories260K"));
-  const std::string address = serve.Line("listening on ");
+  QuireProcess serve(ServeArguments("stories260K"));
+  const std::string address = serve.address();
   ASSERT_NE(address, "") << serve.err();
-  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  ASSERT_TRUE(serve.WaitReady()) << serve.err();
   const ProgramResult local = RunQuire({"generate", "--model", DataPath("stories260K"), "--prompt", "Once upon a time",
                                         "--max-tokens", "50", "--dtype", "float32", "--threads", "1"});
   const ProgramResult remote =
@@ -115,9 +48,9 @@ TEST(ServeProcess, TheClientPrintsWhatGenerateDoes) {
 TEST(ServeProcess, ScorePrintsWhatItPrintsByItself) {
   std::vector<std::string> serve_flags = ServeArguments("stories260K");
   serve_flags.push_back("--batch-invariant");
-  Process serve(serve_flags);
-  const std::string address = serve.Line("listening on ");
-  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  QuireProcess serve(serve_flags);
+  const std::string address = serve.address();
+  ASSERT_TRUE(serve.WaitReady()) << serve.err();
   const ScratchFolder scratch;
   const std::string ids = scratch.Write("ids", "[1, 403, 407, 261, 378, 400, 99, 7]");
   std::string list = "[\"Once upon a time\", [1]";
@@ -148,9 +81,9 @@ TEST(ServeProcess, ScorePrintsWhatItPrintsByItself) {
 }
 
 TEST(ServeProcess, BenchServeReportsWhatItSent) {
-  Process serve(ServeArguments("stories260K"));
-  const std::string address = serve.Line("listening on ");
-  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  QuireProcess serve(ServeArguments("stories260K"));
+  const std::string address = serve.address();
+  ASSERT_TRUE(serve.WaitReady()) << serve.err();
   const std::vector<std::string> bench = {"bench", "serve", "--address", address, "--seed", "3"};
   const auto with = [&](const std::vector<std::string>& flags) {
     std::vector<std::string> arguments = bench;
@@ -206,13 +139,13 @@ TEST(ServeProcess, BenchServeReportsWhatItSent) {
 
 TEST(ServeProcess, SigtermAndSigusr1DrainIt) {
   for (const int signal : {SIGTERM, SIGUSR1}) {
-    Process serve(ServeArguments("retriever-2m"));
-    const std::string address = serve.Line("listening on ");
-    ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+    QuireProcess serve(ServeArguments("retriever-2m"));
+    const std::string address = serve.address();
+    ASSERT_TRUE(serve.WaitReady()) << serve.err();
     const ScratchFolder scratch;
     std::string ids = "[256";
     for (int i = 0; i < 64; ++i) ids += ",97";
-    Process client({"client", "--address", address, "--token-ids-file", scratch.Write("ids", ids + "]"), "--max-tokens",
+    QuireProcess client({"client", "--address", address, "--token-ids-file", scratch.Write("ids", ids + "]"), "--max-tokens",
                     "1500", "--ignore-eos", "--format", "json"});
     ASSERT_TRUE(Eventually([&] { return !PagesFree(address); }));
     serve.Signal(signal);
@@ -224,11 +157,11 @@ TEST(ServeProcess, SigtermAndSigusr1DrainIt) {
 }
 
 TEST(ServeProcess, AKilledClientLeavesNothing) {
-  Process serve(ServeArguments("retriever-2m"));
-  const std::string address = serve.Line("listening on ");
-  ASSERT_NE(serve.Line("ready: "), "") << serve.err();
+  QuireProcess serve(ServeArguments("retriever-2m"));
+  const std::string address = serve.address();
+  ASSERT_TRUE(serve.WaitReady()) << serve.err();
   for (int i = 0; i < 3; ++i) {
-    Process client({"client", "--address", address, "--prompt", "some text to go on from", "--max-tokens", "100000",
+    QuireProcess client({"client", "--address", address, "--prompt", "some text to go on from", "--max-tokens", "100000",
                     "--ignore-eos", "--retry", "0"});
     ASSERT_TRUE(Eventually([&] { return !PagesFree(address); }));
     client.Signal(SIGKILL);

@@ -22,7 +22,7 @@ std::vector<std::string> GroupFlags(const std::string& dtype) {
 }
 
 std::vector<ClientStream> RunUndisturbed(Cluster& cluster, const std::vector<ClientStream>& streams) {
-  Streams undisturbed(cluster.address(), streams);
+  ClientStreams undisturbed(cluster.address(), streams);
   undisturbed.Join();
   return undisturbed.results();
 }
@@ -32,7 +32,7 @@ TEST(Failover, StreamsOfAKilledGroupGoOnWithAnother) {
   std::vector<ClientStream> streams = MixedStreams(kPolicies, 2, 150, 300);
   streams[1].request.parameters.sampling.n = 3;  // over both groups
   const std::vector<ClientStream> expected = RunUndisturbed(cluster, streams);
-  Streams disturbed(cluster.address(), streams);
+  ClientStreams disturbed(cluster.address(), streams);
   ASSERT_TRUE(disturbed.WaitTokens(200));
   cluster.KillGroup(0);
   cluster.StartGroup(0);
@@ -48,7 +48,7 @@ TEST(Failover, AStoppedGroupIsTakenOverAndWhatItSaysLaterIsDropped) {
   Cluster cluster(2, "retriever-2m", GroupFlags("float32"));
   const std::vector<ClientStream> streams = MixedStreams(kPolicies, 2, 150, 300);
   const std::vector<ClientStream> expected = RunUndisturbed(cluster, streams);
-  Streams disturbed(cluster.address(), streams);
+  ClientStreams disturbed(cluster.address(), streams);
   ASSERT_TRUE(disturbed.WaitTokens(200));
   cluster.group(0).Signal(SIGSTOP);
   EXPECT_TRUE(cluster.WaitGroups(1));
@@ -65,14 +65,14 @@ TEST(Failover, AStoppedGroupIsTakenOverAndWhatItSaysLaterIsDropped) {
 TEST(Failover, WithNoGroupLeftUnavailableComesWithinFiveSecondsAndServiceResumes) {
   Cluster cluster(1, "retriever-2m", GroupFlags("float32"));
   std::vector<ClientStream> streams = MixedStreams({"dense"}, 2, 100, 3000);
-  Streams lost(cluster.address(), streams, /*retry_s=*/0);
+  ClientStreams lost(cluster.address(), streams, /*retry_s=*/0);
   ASSERT_TRUE(lost.WaitTokens(50));
   const double killed = NowSeconds();
   cluster.KillGroup(0);
   lost.Join();
   EXPECT_LT(NowSeconds() - killed, 5);
   for (const ClientStream& stream : lost.results()) EXPECT_EQ(stream.status.code(), StatusCode::kUnavailable);
-  Streams refused(cluster.address(), streams, /*retry_s=*/0);
+  ClientStreams refused(cluster.address(), streams, /*retry_s=*/0);
   refused.Join();
   for (const ClientStream& stream : refused.results()) EXPECT_EQ(stream.status.code(), StatusCode::kUnavailable);
   cluster.StartGroup(0);
@@ -86,7 +86,7 @@ TEST(Failover, StreamsSurviveTheCoordinatorsRestart) {
   std::vector<ClientStream> streams = MixedStreams(kPolicies, 2, 150, 300);
   streams[1].request.parameters.sampling.n = 2;
   const std::vector<ClientStream> expected = RunUndisturbed(cluster, streams);
-  Streams disturbed(cluster.address(), streams);
+  ClientStreams disturbed(cluster.address(), streams);
   ASSERT_TRUE(disturbed.WaitTokens(200));
   cluster.RestartCoordinator();
   disturbed.Join();
@@ -107,7 +107,7 @@ void KillMany(const std::string& dtype, int kills) {
   int killed = 0, rounds = 0;
   int64_t failovers = 0;
   for (; killed < kills && rounds < 4 * kills && !testing::Test::HasFailure(); ++rounds) {
-    Streams disturbed(cluster.address(), streams);
+    ClientStreams disturbed(cluster.address(), streams);
     while (killed < kills && disturbed.WaitTokens(disturbed.tokens() + 20 + static_cast<int64_t>(random() % 1200))) {
       const int victim = static_cast<int>(random() % 2);
       const bool stopped = random() % 8 == 0;

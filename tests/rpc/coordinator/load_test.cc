@@ -38,7 +38,7 @@ TEST(SlowLoad, AThousandStreamsAtOnce) {
     std::vector<ClientStream> asked = MixedStreams({"dense"}, streams, 20, tokens);
     const Usage before = UsageOf(cluster.coordinator().pid());
     const double began = NowSeconds();
-    Streams running(cluster.address(), std::move(asked));
+    ClientStreams running(cluster.address(), std::move(asked));
     running.Join();
     const double seconds = NowSeconds() - began;
     const Usage after = UsageOf(cluster.coordinator().pid());

@@ -1,0 +1,109 @@
+#include "tests/launch/quire_process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "core/base/clock.h"
+
+namespace quire {
+namespace {
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+}  // namespace
+
+QuireProcess::QuireProcess(const std::vector<std::string>& arguments, const std::vector<std::string>& launcher)
+    : out_(scratch_.Write("out", "")), err_(scratch_.Write("err", "")), launched_(!launcher.empty()) {
+  std::vector<std::string> words = launcher;
+  words.push_back(QUIRE_BINARY_DIR "/bin/quire");
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const pid_t parent = getpid();
+  pid_ = fork();
+  if (pid_ == 0) {
+    prctl(PR_SET_PDEATHSIG, launched_ ? SIGTERM : SIGKILL);
+    if (getppid() != parent) _exit(127);
+    dup2(open("/dev/null", O_RDONLY), STDIN_FILENO);
+    dup2(open(out_.c_str(), O_WRONLY | O_APPEND), STDOUT_FILENO);
+    dup2(open(err_.c_str(), O_WRONLY | O_APPEND), STDERR_FILENO);
+    execv(argv[0], argv.data());
+    _exit(127);
+  }
+}
+
+QuireProcess::~QuireProcess() {
+  if (launched_ && pid_ > 0) {
+    Signal(SIGTERM);
+    Wait(10);
+  }
+  Kill();
+}
+
+const std::string& QuireProcess::address() {
+  if (address_.empty()) address_ = Line("listening on ");
+  return address_;
+}
+
+bool QuireProcess::WaitReady(double seconds) const { return !Line("ready: ", seconds).empty(); }
+
+std::string QuireProcess::Line(const std::string& begin, double seconds) const {
+  const double end = NowSeconds() + seconds;
+  while (true) {
+    std::string rest;
+    std::istringstream lines(out());
+    for (std::string line; std::getline(lines, line) && !lines.eof();) {
+      if (line.starts_with(begin)) rest = line.substr(begin.size());
+    }
+    // What a process that has ended (and was not waited for yet) says no more needs no waiting for.
+    siginfo_t info{};
+    const bool ended = pid_ <= 0 || (waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+                                     info.si_pid == pid_);
+    if (!rest.empty() || ended || NowSeconds() > end) return rest;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+void QuireProcess::Signal(int signal) const {
+  if (pid_ > 0) kill(pid_, signal);
+}
+
+void QuireProcess::Kill() {
+  if (pid_ <= 0) return;
+  kill(pid_, SIGKILL);
+  waitpid(pid_, nullptr, 0);
+  pid_ = -1;
+}
+
+int QuireProcess::Wait(double seconds) {
+  const double end = NowSeconds() + seconds;
+  while (pid_ > 0) {
+    int status = 0;
+    if (waitpid(pid_, &status, WNOHANG) == pid_) {
+      pid_ = -1;
+      return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    }
+    if (NowSeconds() > end) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return -2;
+}
+
+std::string QuireProcess::out() const { return ReadFile(out_); }
+std::string QuireProcess::err() const { return ReadFile(err_); }
+
+}  // namespace quire

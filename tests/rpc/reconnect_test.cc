@@ -1,0 +1,106 @@
+// The client class over a connection that is cut in mid-stream: what it hides, and what it says when it can't.
+#include "tests/rpc/client_streams.h"
+#include "tests/rpc/service_fixture.h"
+#include "tests/rpc/tcp_proxy.h"
+
+namespace quire {
+namespace {
+
+class ReconnectTest : public ServiceTest {
+ protected:
+  void SetUp() override {
+    EngineOptions options = Retriever();
+    options.batch_invariant = true;
+    Start(options);
+    way_ = std::make_unique<TcpProxy>(server_->address());
+  }
+  void TearDown() override {
+    way_.reset();
+    ServiceTest::TearDown();
+  }
+
+  static ClientStream Ask(int tokens, int n = 1, float temperature = 0) {
+    ClientStream stream;
+    stream.request.prompts.emplace_back().token_ids = BytePrompt(64);
+    stream.request.parameters = Greedy({}, tokens);
+    stream.request.parameters.sampling.temperature = temperature;
+    stream.request.parameters.sampling.seed = 9;
+    stream.request.parameters.sampling.n = n;
+    return stream;
+  }
+  std::vector<ClientStream> Undisturbed(const std::vector<ClientStream>& streams) {
+    ClientStreams running(server_->address(), streams);
+    running.Join();
+    return running.results();
+  }
+
+  std::unique_ptr<TcpProxy> way_;
+};
+
+TEST_F(ReconnectTest, AStreamGoesOnWithNoTokenLostOrRepeatedWhereverItIsCut) {
+  std::vector<ClientStream> streams = {Ask(200), Ask(200, 3, 1)};
+  streams[1].request.parameters.logprobs = 2;
+  const std::vector<ClientStream> expected = Undisturbed(streams);
+  // From the first bytes, in which nothing of the stream can have come, to the middle of chunks.
+  for (const int64_t bytes : {1, 500, 1500, 2500, 5000, 9001}) {
+    const int before = way_->cuts();
+    way_->CutAfter(bytes);
+    ClientStreams disturbed(way_->address(), streams);
+    disturbed.Join();
+    SCOPED_TRACE("cut after " + std::to_string(bytes) + " bytes");
+    EXPECT_EQ(way_->cuts(), before + 1);
+    ExpectEqual(disturbed.results(), expected);
+  }
+  EXPECT_TRUE(Eventually([&] { return Empty(); }));
+}
+
+TEST_F(ReconnectTest, AStreamThatIsCutAgainAndAgainGoesOn) {
+  const std::vector<ClientStream> streams = {Ask(800), Ask(800, 2, 1)};
+  const std::vector<ClientStream> expected = Undisturbed(streams);
+  ClientStreams disturbed(way_->address(), streams);
+  for (int64_t at = 150; disturbed.WaitTokens(at); at += 150) way_->Cut();
+  disturbed.Join();
+  ExpectEqual(disturbed.results(), expected);
+  EXPECT_GE(way_->cuts(), 5);
+}
+
+TEST_F(ReconnectTest, AServiceThatIsOutOfReachForAWhileIsWaitedFor) {
+  const std::vector<ClientStream> streams = {Ask(600)};
+  const std::vector<ClientStream> expected = Undisturbed(streams);
+  ClientStreams disturbed(way_->address(), streams);
+  ASSERT_TRUE(disturbed.WaitTokens(50));
+  way_->Close();
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  EXPECT_FALSE(disturbed.done());
+  way_->Open();
+  disturbed.Join();
+  ExpectEqual(disturbed.results(), expected);
+}
+
+TEST_F(ReconnectTest, WhatItSaysWhenTheServiceStaysAway) {
+  std::vector<ClientStream> streams = {Ask(100000), Ask(100000)};
+  streams[1].request.timeout_s = 1;
+  ClientStreams lost(way_->address(), streams, /*retry_s=*/0.4);
+  ClientStreams late(way_->address(), {streams[1]}, /*retry_s=*/30);
+  ASSERT_TRUE(lost.WaitTokens(20) && late.WaitTokens(20));
+  way_->Close();
+  const double begin = NowSeconds();
+  lost.Join();
+  EXPECT_LT(NowSeconds() - begin, 2);
+  EXPECT_EQ(lost.results()[0].status.code(), StatusCode::kUnavailable);
+  late.Join();
+  EXPECT_LT(NowSeconds() - begin, 3);
+  EXPECT_EQ(late.results()[0].status.code(), StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(ReconnectTest, WithoutRetriesACutEndsTheStreamAndFreesItsPages) {
+  ClientStreams running(way_->address(), {Ask(100000)}, /*retry_s=*/0);
+  ASSERT_TRUE(running.WaitTokens(20));
+  way_->Cut();
+  running.Join();
+  EXPECT_EQ(running.results()[0].status.code(), StatusCode::kUnavailable);
+  EXPECT_TRUE(Eventually([&] { return Empty(); }));
+}
+
+}  // namespace
+}  // namespace quire
