@@ -73,9 +73,11 @@ Status RunServe(const ServeFlags& flags, const Seat& seat) {
   auto engine = OpenEngineForTokenIds(seat, std::move(options));
   RETURN_IF_ERROR(engine.status());
   const EngineOptions& made = (*engine)->options();
-  WriteOut("ready: " + (*engine)->config().name + ", " + made.dtype + ", context " +
-           std::to_string(made.max_model_len) + ", " + std::to_string(made.max_num_seqs) + " sequences at once\n");
+  const std::string ready = "ready: " + (*engine)->config().name + ", " + made.dtype + ", context " +
+                            std::to_string(made.max_model_len) + ", " + std::to_string(made.max_num_seqs) +
+                            " sequences at once\n";
   server->Serve(std::move(engine).value());
+  WriteOut(ready);  // whoever waits for it sends requests at once
 
   bool said = false;
   while (!server->Drained()) {

@@ -93,7 +93,7 @@ TEST(MpiServe, ARankThatIsKilledEndsItWithinSecondsByName) {
   ASSERT_NE(serve.address(), "") << serve.err();
   ASSERT_TRUE(serve.WaitReady()) << serve.err();
   ClientStreams running(serve.address(), {Ask(100000, 0)}, /*retry_s=*/0);
-  ASSERT_TRUE(running.WaitTokens(20)) << serve.err();
+  ASSERT_TRUE(running.WaitTokens(20)) << serve.err() << running.results()[0].status.ToString();
   const pid_t victim = ProcessOfRank(serve.pid(), 1);
   ASSERT_GT(victim, 0);
   ASSERT_EQ(kill(victim, SIGKILL), 0);
