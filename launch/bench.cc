@@ -16,11 +16,25 @@ double Median(std::vector<double> values) {
   return (values[middle] + *std::max_element(values.begin(), values.begin() + middle)) / 2;
 }
 
-MachineRates MeasureRates(int threads) {
+void AddMachineFlag(CLI::App& app, double* seconds) {
+  app.add_option("--machine-seconds", *seconds, "to measure the machine's own rates; under one they are rough")
+      ->capture_default_str();
+}
+
+Status CheckMachineSeconds(double seconds) {
+  if (seconds > 0 && seconds <= 600) return OkStatus();
+  return InvalidArgument("--machine-seconds is " + Fixed(seconds, 2) + "; it must be above 0 and at most 600");
+}
+
+MachineRates MeasureRates(const Context& context, double seconds) {
+  return MeasureMachine(context, seconds, seconds < 1 ? size_t{64} << 20 : 0);
+}
+
+MachineRates MeasureRates(int threads, double seconds) {
   ThreadPool pool(threads);
   Context context;
   context.pool = &pool;
-  return MeasureMachine(context);
+  return MeasureRates(context, seconds);
 }
 
 Json MachineJson(const MachineRates& rates, int threads) {

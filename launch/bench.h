@@ -1,6 +1,7 @@
 // What the benches share: medians, the machine's own rates measured in the same run, and the rows they print.
 #pragma once
 
+#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -14,8 +15,14 @@ namespace quire::launch {
 
 double Median(std::vector<double> values);  // of at least one
 
-// Read and copy bandwidth and the matrix-product rate with this many threads (0: all). Takes about two seconds.
-MachineRates MeasureRates(int threads);
+inline constexpr double kMachineSeconds = 2;
+// --machine-seconds, and what is wrong with one.
+void AddMachineFlag(CLI::App& app, double* seconds);
+Status CheckMachineSeconds(double seconds);
+// Read and copy bandwidth and the matrix-product rate, with the context's threads or this many (0: all). Takes about
+// `seconds`; under one, over 64 MiB instead of a gigabyte, it tells the order of magnitude.
+MachineRates MeasureRates(const Context& context, double seconds);
+MachineRates MeasureRates(int threads, double seconds);
 Json MachineJson(const MachineRates& rates, int threads);
 // A line for people: "read 28.1 GB/s, copy 24.0 GB/s, products 1300 GFLOP/s (oneDNN bf16)".
 std::string MachineText(const MachineRates& rates);

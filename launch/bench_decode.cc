@@ -26,6 +26,7 @@ struct DecodeFlags {
   AttentionFlags attention;
   std::string format = "text", depth = "0,4096", batch = "1";
   int steps = 8, repeats = 3;
+  double machine_seconds = kMachineSeconds;
 };
 
 // One row: what is measured, and every step seen so far.
@@ -105,6 +106,7 @@ Status RunBenchDecode(const DecodeFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(const std::vector<int64_t> depths, ParseIntList("--depth", flags.depth, 0));
   ASSIGN_OR_RETURN(const std::vector<int64_t> batches, ParseIntList("--batch", flags.batch, 1));
   if (flags.steps < 1 || flags.repeats < 1) return InvalidArgument("--steps and --repeats must be at least 1");
+  RETURN_IF_ERROR(CheckMachineSeconds(flags.machine_seconds));
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
   const int64_t widest = *std::max_element(batches.begin(), batches.end());
   const int64_t deepest = *std::max_element(depths.begin(), depths.end());
@@ -124,7 +126,7 @@ Status RunBenchDecode(const DecodeFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   // The machine's rates are measured by this process, with the threads of all ranks in it.
   const int threads = engine->options().threads * (seat.threads() ? seat.ranks() : 1);
-  MachineRates rates = MeasureRates(threads);
+  MachineRates rates = MeasureRates(threads, flags.machine_seconds);
   ThreadPool probe_pool(threads);
   Context probe_context;
   probe_context.pool = &probe_pool;
@@ -210,6 +212,7 @@ Example
   AddListFlag(*app, "--batch", &flags->batch, "sequences that decode together");
   app->add_option("--steps", flags->steps, "timed steps of each run")->capture_default_str();
   app->add_option("--repeats", flags->repeats, "runs of each row, in turns")->capture_default_str();
+  AddMachineFlag(*app, &flags->machine_seconds);
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);

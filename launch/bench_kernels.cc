@@ -37,6 +37,7 @@ struct KernelFlags {
   std::string depth = "32768", prefill = "2048", rows = "1,8,512";
   int threads = 0, page_size = 16, batch = 1, q_heads = 16, kv_heads = 4, head_dim = 64, hidden = 1024, ffn = 2816;
   int repeats = 9;
+  double machine_seconds = kMachineSeconds;
   uint64_t seed = 0;
 };
 
@@ -377,6 +378,7 @@ Status RunBenchKernels(KernelFlags flags) {
       return InvalidArgument(std::string(flag) + " is " + std::to_string(value) + "; it must be at least 1");
   }
   if (flags.threads < 0) return InvalidArgument("--threads is negative; 0 takes all");
+  RETURN_IF_ERROR(CheckMachineSeconds(flags.machine_seconds));
   ASSIGN_OR_RETURN(const PageFormat format,
                    PageFormat::Create(cache_dtype, flags.page_size, flags.kv_heads, flags.head_dim, flags.head_dim));
   if (flags.q_heads % flags.kv_heads != 0) {
@@ -391,7 +393,7 @@ Status RunBenchKernels(KernelFlags flags) {
   RETURN_IF_ERROR(bench.AddAppend(format, 512));
   RETURN_IF_ERROR(bench.AddLinear("gate_up", dtype, 2 * int64_t{flags.ffn}, flags.hidden, rows));
   RETURN_IF_ERROR(bench.AddLinear("down", dtype, flags.hidden, flags.ffn, rows));
-  MachineRates rates = MeasureMachine(bench.ctx());
+  MachineRates rates = MeasureRates(bench.ctx(), flags.machine_seconds);
   ASSIGN_OR_RETURN(ReadProbe probe, ReadProbe::Create(bench.ctx()));
 
   Progress progress("bench kernels");
@@ -443,6 +445,7 @@ Command AddBenchKernels(CLI::App& parent) {
   app->add_option("--hidden", flags->hidden, "width of the model")->capture_default_str();
   app->add_option("--ffn", flags->ffn, "width of its feed-forward layer")->capture_default_str();
   app->add_option("--repeats", flags->repeats, "timings of each kernel, in turns")->capture_default_str();
+  AddMachineFlag(*app, &flags->machine_seconds);
   AddFlag(*app, "--dtype", &flags->dtype, "of the weights: float32, bfloat16, float16");
   AddFlag(*app, "--kv-cache-dtype", &flags->kv_cache_dtype, "of the cache: float32, bfloat16, float16");
   AddFlag(*app, "--page-size", &flags->page_size, "tokens in a page");

@@ -24,6 +24,7 @@ struct PrefillFlags {
   EngineFlags engine;
   std::string format = "text", lengths = "512,2048";
   int repeats = 3;
+  double machine_seconds = kMachineSeconds;
 };
 
 Result<double> TimePrefill(Engine& engine, int64_t length, uint64_t seed) {
@@ -56,6 +57,7 @@ double PrefillFlops(const ModelConfig& config, int64_t n) {
 Status RunBenchPrefill(const PrefillFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(const std::vector<int64_t> lengths, ParseIntList("--lengths", flags.lengths, 1));
   if (flags.repeats < 1) return InvalidArgument("--repeats must be at least 1");
+  RETURN_IF_ERROR(CheckMachineSeconds(flags.machine_seconds));
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
   ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, {AttentionSpec{}}, 1));
   options.load_tokenizer = false;
@@ -70,7 +72,7 @@ Status RunBenchPrefill(const PrefillFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   const int threads = engine->options().threads * (seat.threads() ? seat.ranks() : 1);
   const auto prompt_of = [&](int64_t length) { return std::min(length, engine->options().max_model_len - 1); };
-  const MachineRates rates = MeasureRates(threads);
+  const MachineRates rates = MeasureRates(threads, flags.machine_seconds);
 
   Progress progress("bench prefill");
   RETURN_IF_ERROR(TimePrefill(*engine, prompt_of(std::min<int64_t>(lengths.front(), 64)), 1).status());  // warms up
@@ -109,6 +111,7 @@ Command AddBenchPrefill(CLI::App& parent) {
   app->footer("\nExample\n  quire bench prefill --model DIR --load-format dummy --lengths 512,2048 --threads 2");
   AddListFlag(*app, "--lengths", &flags->lengths, "prompt lengths in tokens");
   app->add_option("--repeats", flags->repeats, "runs of each length, in turns")->capture_default_str();
+  AddMachineFlag(*app, &flags->machine_seconds);
   AddFormatFlag(*app, &flags->format);
   AddEngineFlags(*app, &flags->engine);
   return {app, [flags] {

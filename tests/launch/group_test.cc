@@ -68,7 +68,8 @@ TEST(GroupOfThreads, InfoShowsShardsAndTheBytesThatEachRankReads) {
 
 TEST(GroupOfThreads, BenchDecodeShowsWhatRanksCost) {
   const Json json = RunQuireJson({"bench", "decode", "--model", DataPath("gqa-dummy"), "--load-format", "dummy",
-                                  "--depth", "64", "--steps", "4", "--repeats", "1", "-tp", "2", "--threads", "2"});
+                                  "--depth", "64", "--steps", "4", "--repeats", "1", "-tp", "2", "--threads", "2",
+                                  "--machine-seconds", "0.05"});
   const Json& row = json["results"][0];
   EXPECT_EQ(row["tensor_parallel_size"], 2);
   EXPECT_EQ(row["threads"], 2);  // one a rank

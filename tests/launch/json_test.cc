@@ -194,20 +194,20 @@ TEST(EvalJson, PerplexityOfDenseAndQuest) {
   std::getline(in, text, '\0');
   const std::string file = scratch.Write("text", text.substr(0, 1200));
   const Json json = RunQuireJson({"eval", "perplexity", "--model", DataPath("retriever-2m"), "--text-file", file,
-                                  "--context", "512", "--max-tokens", "1022", "--attention",
-                                  "dense,quest:dense_layers=0", "--token-budget", "64,512", "--dtype", "float32"});
+                                  "--context", "256", "--max-tokens", "510", "--attention",
+                                  "dense,quest:dense_layers=0", "--token-budget", "64,256", "--dtype", "float32"});
   const Json& results = json["results"];
   ASSERT_EQ(results.size(), 3u);
   for (const Json& row : results) {
-    // Two windows of 512, each opened by BOS: the second half of each is scored.
-    EXPECT_EQ(row["tokens"], 512);
-    EXPECT_EQ(row["context"], 512);
+    // Two windows of 256, each opened by BOS: the second half of each is scored.
+    EXPECT_EQ(row["tokens"], 256);
+    EXPECT_EQ(row["context"], 256);
     EXPECT_NEAR(row["perplexity"].get<double>(), std::exp(row["nll"].get<double>()), 1e-6);
   }
   EXPECT_EQ(results[0]["attention"], "dense");
   EXPECT_TRUE(results[0]["token_budget"].is_null());
   EXPECT_EQ(results[1]["token_budget"], 64);
-  EXPECT_EQ(results[2]["token_budget"], 512);
+  EXPECT_EQ(results[2]["token_budget"], 256);
   EXPECT_EQ(results[0]["pages_read"], results[0]["pages_total"]);
   EXPECT_LT(results[1]["pages_read"].get<int64_t>(), results[1]["pages_total"].get<int64_t>());
   // A budget that covers the window is dense to the bit; a small one isn't.
@@ -243,7 +243,8 @@ TEST(BenchJson, DecodeCrossesItsLists) {
                                   "--batch",        "1,2",
                                   "--steps",        "2",
                                   "--repeats",      "1",
-                                  "--threads",      "2"});
+                                  "--threads",      "2",
+                                  "--machine-seconds", "0.05"});
   EXPECT_EQ(Keys(json), (std::set<std::string>{"results", "machine"}));
   EXPECT_GT(json["machine"]["read_gb_s"].get<double>(), 0);
   EXPECT_GT(json["machine"]["matmul_gflop_s"].get<double>(), 0);
@@ -264,12 +265,14 @@ TEST(BenchJson, DecodeCrossesItsLists) {
 
 TEST(BenchJson, PrefillAndKernels) {
   const Json prefill =
-      RunQuireJson({"bench", "prefill", "--model", DataPath("stories260K"), "--lengths", "16,100", "--repeats", "1"});
+      RunQuireJson({"bench", "prefill", "--model", DataPath("stories260K"), "--lengths", "16,100", "--repeats", "1",
+                    "--machine-seconds", "0.05"});
   ASSERT_EQ(prefill["results"].size(), 2u);
   EXPECT_EQ(prefill["results"][1]["length"], 100);
   EXPECT_GT(prefill["results"][1]["share_of_matmul_rate"].get<double>(), 0);
   const Json kernels = RunQuireJson({"bench", "kernels", "--depth", "512", "--prefill", "64", "--rows", "1,8",
-                                     "--hidden", "64", "--ffn", "128", "--repeats", "1", "--token-budget", "64"});
+                                     "--hidden", "64", "--ffn", "128", "--repeats", "1", "--token-budget", "64",
+                                     "--machine-seconds", "0.05"});
   std::set<std::string> names;
   for (const Json& row : kernels["results"]) names.insert(row["name"]);
   EXPECT_EQ(names, (std::set<std::string>{"attend", "select", "prefill_attention", "append", "linear_gate_up",

@@ -141,7 +141,7 @@ TEST_F(ServiceTest, ADrainRefusesNewRequestsFinishesTheRunningAndAbortsTheRest) 
   Collect(chunk, &long_streams);
   grpc::ClientContext context;
   v1::DrainRequest drain;
-  drain.set_timeout_s(1);
+  drain.set_timeout_s(0.5);
   v1::DrainResponse answer;
   ASSERT_TRUE(control_->Drain(&context, drain, &answer).ok());
   EXPECT_EQ(answer.in_flight(), 2);

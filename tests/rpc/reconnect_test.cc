@@ -38,11 +38,11 @@ class ReconnectTest : public ServiceTest {
 };
 
 TEST_F(ReconnectTest, AStreamGoesOnWithNoTokenLostOrRepeatedWhereverItIsCut) {
-  std::vector<ClientStream> streams = {Ask(200), Ask(200, 3, 1)};
+  std::vector<ClientStream> streams = {Ask(120), Ask(120, 3, 1)};
   streams[1].request.parameters.logprobs = 2;
   const std::vector<ClientStream> expected = Undisturbed(streams);
   // From the first bytes, in which nothing of the stream can have come, to the middle of chunks.
-  for (const int64_t bytes : {1, 500, 1500, 2500, 5000, 9001}) {
+  for (const int64_t bytes : {1, 1500, 2500, 5000, 8001}) {
     const int before = way_->cuts();
     way_->CutAfter(bytes);
     ClientStreams disturbed(way_->address(), streams);
@@ -55,10 +55,10 @@ TEST_F(ReconnectTest, AStreamGoesOnWithNoTokenLostOrRepeatedWhereverItIsCut) {
 }
 
 TEST_F(ReconnectTest, AStreamThatIsCutAgainAndAgainGoesOn) {
-  const std::vector<ClientStream> streams = {Ask(800), Ask(800, 2, 1)};
+  const std::vector<ClientStream> streams = {Ask(500), Ask(500, 2, 1)};
   const std::vector<ClientStream> expected = Undisturbed(streams);
   ClientStreams disturbed(way_->address(), streams);
-  for (int64_t at = 150; disturbed.WaitTokens(at); at += 150) way_->Cut();
+  for (int64_t at = 100; disturbed.WaitTokens(at); at += 100) way_->Cut();
   disturbed.Join();
   ExpectEqual(disturbed.results(), expected);
   EXPECT_GE(way_->cuts(), 5);
@@ -70,7 +70,7 @@ TEST_F(ReconnectTest, AServiceThatIsOutOfReachForAWhileIsWaitedFor) {
   ClientStreams disturbed(way_->address(), streams);
   ASSERT_TRUE(disturbed.WaitTokens(50));
   way_->Close();
-  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
   EXPECT_FALSE(disturbed.done());
   way_->Open();
   disturbed.Join();
@@ -79,8 +79,8 @@ TEST_F(ReconnectTest, AServiceThatIsOutOfReachForAWhileIsWaitedFor) {
 
 TEST_F(ReconnectTest, WhatItSaysWhenTheServiceStaysAway) {
   std::vector<ClientStream> streams = {Ask(100000), Ask(100000)};
-  streams[1].request.timeout_s = 1;
-  ClientStreams lost(way_->address(), streams, /*retry_s=*/0.4);
+  streams[1].request.timeout_s = 0.6;
+  ClientStreams lost(way_->address(), streams, /*retry_s=*/0.3);
   ClientStreams late(way_->address(), {streams[1]}, /*retry_s=*/30);
   ASSERT_TRUE(lost.WaitTokens(20) && late.WaitTokens(20));
   way_->Close();

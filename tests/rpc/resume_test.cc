@@ -65,7 +65,7 @@ TEST_F(ServiceTest, AResumedStreamGoesOnWhereItWas) {
 
 TEST_F(ServiceTest, ANewReaderTakesOverAndTheOldCallEnds) {
   Start(Retriever());
-  v1::GenerateRequest request = Ids(BytePrompt(64), 1500);
+  v1::GenerateRequest request = Ids(BytePrompt(64), 600);
   request.set_request_id("r");
   request.set_resumable(true);
   grpc::ClientContext first;
@@ -85,13 +85,13 @@ TEST_F(ServiceTest, ANewReaderTakesOverAndTheOldCallEnds) {
   Streams streams;
   while (resumed->Read(&chunk)) Collect(chunk, &streams);
   EXPECT_TRUE(resumed->Finish().ok());
-  EXPECT_EQ((streams[{0, 0}].ids.size()), 1500u);
+  EXPECT_EQ((streams[{0, 0}].ids.size()), 600u);
   old.join();
 }
 
 TEST_F(ServiceTest, AResumableRequestThatNobodyReadsEndsAfterItsTime) {
   ServeOptions serve;
-  serve.keep_s = 0.3;
+  serve.keep_s = 0.2;
   Start(Retriever(), serve);
   v1::GenerateRequest request = Endless("left");
   request.set_resumable(true);
@@ -103,7 +103,7 @@ TEST_F(ServiceTest, AResumableRequestThatNobodyReadsEndsAfterItsTime) {
   (void)reader->Finish();
   EXPECT_FALSE(Empty());  // it goes on meanwhile
   EXPECT_TRUE(Eventually([&] { return Empty(); }));
-  std::this_thread::sleep_for(std::chrono::milliseconds(800));  // an attempt to read it would keep it longer
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));  // an attempt to read it would keep it longer
   v1::ResumeRequest message;
   message.set_request_id("left");
   grpc::ClientContext resume;

@@ -328,9 +328,9 @@ TEST_F(ServiceTest, AGroupRegistersAgainAndAgainUntilItDrains) {
     EXPECT_EQ(registry.last.address(), server_->address().substr(server_->address().rfind(':')));
   }
   server_->Drain();
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
   const int calls = registry.calls;
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
   EXPECT_EQ(registry.calls, calls);
   server_.reset();
   server->Shutdown();
