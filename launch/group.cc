@@ -82,6 +82,7 @@ Status RunThreads(const GroupOptions& options, const Leader& leader) {
 }
 
 Status RunProcesses(const GroupOptions& options, const Leader& leader) {
+  if (!HasMpi() && LaunchedRank() != 0) return OkStatus();  // rank 0 tells it
   RETURN_IF_ERROR(UseNetworkInterface(options.interface));
   ASSIGN_OR_RETURN(const auto environment, MpiEnvironment::Create());
   ASSIGN_OR_RETURN(auto comm, MakeMpiCommunicator());

@@ -6,14 +6,14 @@
 namespace quire {
 namespace {
 Status NoMpi() {
-  return Unimplemented("this build has no MPI; install OpenMPI's headers and configure with -DQUIRE_MPI=ON");
+  return Unimplemented(
+      "this build has no MPI, and can't run as ranks of mpirun; install libopenmpi-dev and configure with -DQUIRE_MPI=ON, "
+      "or start one process with --tensor-parallel-size");
 }
 }  // namespace
 
 bool HasMpi() { return false; }
-bool LaunchedByMpi() { return false; }
 bool MpiRunning() { return false; }
-int LaunchedRank() { return 0; }
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() { return NoMpi(); }
 MpiEnvironment::~MpiEnvironment() = default;
 Result<MpiTopology> QueryMpiTopology() { return NoMpi(); }

@@ -1,4 +1,5 @@
-// The pass key task: its prompts, and the committed retriever solving it at 2k and 4k tokens (slow: 8k), dense and by quest.
+// The pass key task: its prompts, and the committed retriever solving it at 2k and 4k tokens, and in the slow tests at
+// 8k, dense and by quest.
 #include "launch/passkey.h"
 
 #include <gtest/gtest.h>
