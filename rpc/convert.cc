@@ -207,9 +207,8 @@ Result<GenerationRequest> ReadSubmission(const v1::Submission& message) {
   return request;
 }
 
-Status ReadEvent(const v1::TokenEvent& m, const EventCallback& callback) {
+Status CheckEvent(const v1::TokenEvent& m) {
   const int tokens = m.token_ids_size();
-  const bool finished = m.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
   if (m.logprobs_size() != 0 && m.logprobs_size() != tokens) {
     return InvalidArgument("an event has " + std::to_string(tokens) + " tokens and " +
                            std::to_string(m.logprobs_size()) + " logprobs");
@@ -225,6 +224,15 @@ Status ReadEvent(const v1::TokenEvent& m, const EventCallback& callback) {
     }
     sized += static_cast<size_t>(size);
   }
+  return OkStatus();
+}
+
+Status ReadEvent(const v1::TokenEvent& m, const std::function<void(TokenEvent&)>& callback) {
+  RETURN_IF_ERROR(CheckEvent(m));
+  const int tokens = m.token_ids_size();
+  const bool finished = m.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
+  size_t sized = 0;
+  for (const int32_t size : m.text_sizes()) sized += static_cast<size_t>(size);
   // Text behind the last token's came with the end alone; the end is an event of its own then.
   const bool tail = finished && m.text_sizes_size() > 0 && sized < m.text().size();
   const int events = std::max(tokens, 1) + (tail ? 1 : 0);

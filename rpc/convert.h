@@ -3,6 +3,7 @@
 // can't express is refused here. Internal to rpc/.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "core/base/status.h"
@@ -33,8 +34,10 @@ RequestTimings ReadTimings(const v1::Timings& message);
 v1::FinishReason WriteReason(FinishReason reason);
 FinishReason ReadReason(v1::FinishReason reason);  // kUnspecified for numbers that aren't known
 
+// INVALID_ARGUMENT when an event's lists don't fit each other.
+Status CheckEvent(const v1::TokenEvent& message);
 // A group's event as the engine would have given it, one call a token (and one for what finishes the sequence), so that
-// who gets them never sees how they were gathered. INVALID_ARGUMENT, and no call, when its lists don't fit each other.
-Status ReadEvent(const v1::TokenEvent& message, const EventCallback& callback);
+// who gets them never sees how they were gathered; they may take it apart. No call when CheckEvent has something to say.
+Status ReadEvent(const v1::TokenEvent& message, const std::function<void(TokenEvent&)>& callback);
 
 }  // namespace quire::rpc

@@ -24,19 +24,20 @@ void Delivery::Stop() {
 }
 
 void Delivery::Note(const std::shared_ptr<Request>& request) {
+  if (request->noted.exchange(true)) return;
   bool first = false;
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
     first = noted_.empty();
-    noted_.insert(request);
+    noted_.push_back(request);
   }
   if (first) wake_.notify_one();
 }
 
 void Delivery::Run() {
   double next_tick = NowSeconds() + tick_s_;
-  std::unordered_set<std::shared_ptr<Request>> noted;
+  std::vector<std::shared_ptr<Request>> noted;
   std::unique_lock lock(mutex_);
   while (true) {
     const double wait = next_tick - NowSeconds();
@@ -44,7 +45,10 @@ void Delivery::Run() {
     noted.swap(noted_);
     if (stopping_ && noted.empty()) return;
     lock.unlock();
-    for (const auto& request : noted) on_news_(request);
+    for (const auto& request : noted) {
+      request->noted = false;  // before it is looked at: what comes from now on is news again
+      on_news_(request);
+    }
     noted.clear();
     if (const double now = NowSeconds(); now >= next_tick) {
       on_tick_(now);

@@ -7,7 +7,6 @@
 #include <memory>
 #include <mutex>
 #include <thread>
-#include <unordered_set>
 #include <vector>
 
 #include "rpc/request.h"
@@ -33,7 +32,7 @@ class Delivery {
   const double tick_s_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::unordered_set<std::shared_ptr<Request>> noted_;
+  std::vector<std::shared_ptr<Request>> noted_;  // each once: Request::noted
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -211,9 +211,9 @@ void StreamCall::Begin(const v1::GenerateRequest* message, std::vector<Arrived> 
   taking_in_ = true;
   front_->intake().Post([call = self_, message, arrived = std::move(arrived), request = request_] {
     TakeIn(call->front_, *message, arrived, request);
-    std::lock_guard lock(call->mutex_);
+    std::unique_lock lock(call->mutex_);
     call->taking_in_ = false;
-    call->Pump();
+    call->Pump(std::move(lock));
   });
 }
 
@@ -267,7 +267,7 @@ grpc::ServerWriteReactor<v1::GenerateChunk>* StreamCall::Resume(Front* front, gr
   if (call->ended_) {
     request->Detach(call.get());  // the client went while it was being attached
   } else {
-    call->Pump();
+    call->Pump(std::move(lock));
   }
   return call.get();
 }
@@ -277,48 +277,46 @@ void StreamCall::End(const Status& status) {
   Finish(ToGrpc(status));
 }
 
-void StreamCall::Pump() {
+// The write begins without the lock: what ends it comes at once, on another thread, and would wait for it.
+void StreamCall::Pump(std::unique_lock<std::mutex> lock) {
   if (ended_ || write_began_ != 0) return;
   if (cancelled_ || replaced_) {
     if (taking_in_) return;
     return End(cancelled_ ? CancelledStatus(*context_) : Cancelled("another call has taken this request up"));
   }
   if (request_ == nullptr) return;  // it is being attached
-  chunk_.Clear();
   if (request_->Take(this, &chunk_)) {
     write_began_ = NowSeconds();
-    StartWrite(&chunk_);
+    lock.unlock();
+    StartWrite(&chunk_);  // nobody else touches chunk_, or ends the call, while write_began_ is set
     return;
   }
   if (Status status; !taking_in_ && request_->Drained(&status)) End(status);
 }
 
 void StreamCall::OnWriteDone(bool ok) {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   write_began_ = 0;
   if (!ok) cancelled_ = true;
-  Pump();
+  Pump(std::move(lock));
 }
 
-void StreamCall::OnNews(const std::shared_ptr<Request>&) {
-  std::lock_guard lock(mutex_);
-  Pump();
-}
+void StreamCall::OnNews(const std::shared_ptr<Request>&) { Pump(std::unique_lock(mutex_)); }
 
 void StreamCall::OnReplaced() {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   replaced_ = true;
-  Pump();
+  Pump(std::move(lock));
 }
 
 void StreamCall::OnCancel() {
-  std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   cancelled_ = true;
   if (request_ != nullptr && !replaced_ && !ended_) {
     const Status status = CancelledStatus(*context_);
     if (!request_->options().keep || status.code() == StatusCode::kDeadlineExceeded) request_->Fail(status);
   }
-  Pump();
+  Pump(std::move(lock));
 }
 
 void StreamCall::OnTick(double now) {

@@ -48,7 +48,7 @@ class StreamCall : public grpc::ServerWriteReactor<v1::GenerateChunk>, public Re
  private:
   // Admits and takes in, with mutex_ held.
   void Begin(const v1::GenerateRequest* message, std::vector<Arrived> arrived);
-  void Pump();  // with mutex_ held
+  void Pump(std::unique_lock<std::mutex> lock);  // of mutex_
   void End(const Status& status);
 
   Front* const front_;

@@ -268,6 +268,7 @@ bool Request::Take(const Reader* reader, Message* message) {
     if (!HasNews(sequence)) continue;
     const int prompt = static_cast<int>(i) / options_.sequences;
     const int place = static_cast<int>(i) % options_.sequences;
+    message->Clear();
     SetId(options_.id, message);
     SetPromptIndex(prompt, message);
     message->set_sequence_index(options_.first_sequence + place);

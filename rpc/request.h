@@ -5,6 +5,7 @@
 // Lock order: a reader's own mutex before a request's; a request calls nobody while it holds its own.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -83,7 +84,7 @@ class Request : public std::enable_shared_from_this<Request> {
   double deadline() const;
   double unread_since() const;  // when the last reader left, or it was made; 0 while there is one
 
-  // What is new of one sequence, if anything is, for `reader`: nothing when that is not the one (any more). Message:
+  // Makes `message` what is new of one sequence, if anything is, for `reader`: nothing when that is not the one (any more). Message:
   // GenerateChunk or TokenEvent.
   template <typename Message>
   bool Take(const Reader* reader, Message* message);
@@ -93,6 +94,9 @@ class Request : public std::enable_shared_from_this<Request> {
   Status TakeResponse(v1::GenerateResponse* response, size_t limit) const;
   bool Complete() const;  // every sequence has ended, or it has failed
   bool Settled() const;   // and the backend is done with it: its id is free
+
+  // For Delivery: whether it is on the list of those with news.
+  std::atomic<bool> noted = false;
 
  private:
   struct Sequence {

@@ -70,7 +70,7 @@ void Dispatcher::OnEvent(Group* group, const v1::TokenEvent& message, double now
     part->refusal = Unavailable("the group has ended the request before its time");
     return TakeBack(part, Loss::kRefusal, now);
   } else {
-    fault = ReadEvent(message, [](const TokenEvent&) {});
+    fault = CheckEvent(message);
   }
   if (!fault.ok()) {
     Log(LogLevel::kError, "group '" + group->identity.group() + "' breaks the protocol and is dropped: " + fault.message());
@@ -103,7 +103,7 @@ void Dispatcher::Deliver(Part* part, const v1::TokenEvent& message, double now) 
     --flight->unfinished;
   }
   // Checked before: it gives no error now.
-  const Status read = ReadEvent(message, [&](TokenEvent event) {
+  const Status read = ReadEvent(message, [&](TokenEvent& event) {
     event.request_id = flight->request.request_id;
     if (event.finished) Stamp(*part, place, now, &event);
     flight->callback(event);
