@@ -1,11 +1,14 @@
 // Decode attention for one Highway target, a template on the storage type and the Mod.
 //
-// A (row, KV head)'s list of pages is cut into chunks of about 256 tokens, by the number of listed pages alone. A task is
-// one chunk of one (row, KV head), or of several KV heads that read the same list (dense): scores of all its tokens (K pass),
-// softmax against the chunk's own maximum, then the weighted sum (V pass), left in the workspace as a partial result (max,
-// sum, acc). The merge goes over a row's chunks in order. In both passes a word vector is loaded and widened once for up to
-// four query heads, and the block to be read next is prefetched line by line while the current one is worked on: blocks of
-// 4 KB are shorter than hardware follows, which is also why several KV heads of a page are read one behind the other.
+// A (row, KV head)'s list of pages is cut into chunks of about 256 tokens, by the number of listed pages alone. A task
+// is one chunk of one (row, KV head), or of several KV heads that read the same list (dense): scores of all its tokens
+// (K pass), softmax against the chunk's own maximum, then the weighted sum (V pass), left in the workspace as a partial
+// result (max, sum, acc). The merge goes over a row's chunks in order. Queries and weights are first laid out as the
+// inner loops read them, [word][head][element of the word] for up to four heads. In both passes a word vector is loaded
+// and widened once for those heads, and what is to be read next is prefetched while the current block is worked on:
+// blocks of 4 KB are shorter than hardware follows. That is why several KV heads of a page are read one behind the
+// other where all read the same pages, and why otherwise the next four blocks are asked for at once, a quarter of each
+// during one block's work.
 #if defined(QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
 #undef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
@@ -17,6 +20,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/base/check.h"
 #include "hwy/highway.h"
@@ -48,37 +52,81 @@ HWY_INLINE void LoadWordVectors(D d, const T* p, VecF<D> (&e)[kVectors][kWord<T>
   }
 }
 
-// Asks for the next part of the next block: kBytes, and moves on. Whatever order a kernel walks its own block in, the next
-// one is asked for in address order, so that the hardware's own prefetcher joins in.
-template <int kBytes, typename T>
-HWY_INLINE void PrefetchNext(const T*& ahead) {
-  Prefetch(ahead);
-  if constexpr (kBytes > 64) Prefetch(ahead + 64 / sizeof(T));
-  ahead += kBytes / sizeof(T);
+// What to ask for while a block is worked on, a line for each line: either the next block in the order of its
+// addresses, or in turns a line of each of the next four blocks, which gives the hardware four streams to follow and
+// has their address translations looked up side by side.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t other[3] = {};  // distances of the other three from `at`; all 0: there are none
+
+  static Ahead Of(const void* next) { return {static_cast<const char*>(next)}; }
+};
+
+// Walks an Ahead in rounds of four steps, each for two vectors' bytes of the block that is worked on.
+struct AheadWalk {
+  static constexpr int kBytes = 2 * static_cast<int>(hn::MaxLanes(FullF())) * 4;
+  const char* at;
+  int64_t d1, d2, d3, step;
+
+  HWY_INLINE explicit AheadWalk(const Ahead& ahead) {
+    const bool one = (ahead.other[0] | ahead.other[1] | ahead.other[2]) == 0;
+    at = ahead.at;
+    d1 = one ? kBytes : ahead.other[0];
+    d2 = one ? 2 * kBytes : ahead.other[1];
+    d3 = one ? 3 * kBytes : ahead.other[2];
+    step = one ? 4 * kBytes : kBytes;
+  }
+  template <int kTurn>
+  HWY_INLINE void Ask() {  // in turns 0, 1, 2, 3
+    const char* p = at + (kTurn == 0 ? 0 : kTurn == 1 ? d1 : kTurn == 2 ? d2 : d3);
+    Prefetch(p);
+    if constexpr (kBytes > 64) Prefetch(p + 64);
+    if constexpr (kTurn == 3) at += step;
+  }
+};
+
+// sum[h][v] += factor of head h · word vector v, for each element of a word. factors: [kHeads][w]. kCareful: a factor
+// of 0 takes nothing, even from an inf or a NaN.
+template <int kHeads, int kVectors, bool kCareful = false, typename T, class D>
+HWY_INLINE void AddWords(D d, const T* p, const float* factors, VecF<D> (&sum)[kHeads][kVectors]) {
+  VecF<D> e[kVectors][kWord<T>];
+  LoadWordVectors<kVectors>(d, p, e);
+  for (int h = 0; h < kHeads; ++h) {
+    for (int w = 0; w < kWord<T>; ++w) {
+      const float factor = factors[h * kWord<T> + w];
+      if (kCareful && factor == 0.0f) continue;
+      const auto f = hn::Set(d, factor);
+      for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::MulAdd(f, e[v][w], sum[h][v]);
+    }
+  }
 }
 
 // q·k of kHeads heads with kVectors vectors of slots, from slot `slot` of a page. k: the page's [k_dim / w][slot][w].
-// scores[h * score_stride + slot …].
-template <int kHeads, int kVectors, typename T, class D>
-HWY_INLINE void ScoreSlots(D d, const T* HWY_RESTRICT k, const T* ahead, int page_size, int k_dim, int slot,
+// q: [k_dim / w][kStride heads][w], from the first of the kHeads heads. scores[h * score_stride + slot …].
+template <int kHeads, int kVectors, int kStride, typename T, class D>
+HWY_INLINE void ScoreSlots(D d, const T* HWY_RESTRICT k, AheadWalk& ahead, int page_size, int k_dim, int slot,
                            const float* HWY_RESTRICT q, float scale, float* HWY_RESTRICT scores, int64_t score_stride) {
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
   VecF<D> sum[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
   }
-  int64_t offset = int64_t{slot} * kWord<T>;
-  for (int c = 0; c < k_dim; c += kWord<T>, offset += int64_t{page_size} * kWord<T>) {
-    PrefetchNext<kVectors * kLanes * 4>(ahead);
-    VecF<D> e[kVectors][kWord<T>];
-    LoadWordVectors<kVectors>(d, k + offset, e);
-    for (int h = 0; h < kHeads; ++h) {
-      for (int w = 0; w < kWord<T>; ++w) {
-        const auto qc = hn::Set(d, q[int64_t{h} * k_dim + c + w]);
-        for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::MulAdd(qc, e[v][w], sum[h][v]);
-      }
-    }
+  k += int64_t{slot} * kWord<T>;
+  const int64_t stride = int64_t{page_size} * kWord<T>;
+  const int words = k_dim / kWord<T>;
+  constexpr bool kAsks = kVectors == 2;  // what doesn't fill two vectors goes without
+  int i = 0;
+  for (; i + 4 <= words; i += 4, k += 4 * stride, q += 4 * kWord<T> * kStride) {
+    if constexpr (kAsks) ahead.template Ask<0>();
+    AddWords<kHeads, kVectors>(d, k, q, sum);
+    if constexpr (kAsks) ahead.template Ask<1>();
+    AddWords<kHeads, kVectors>(d, k + stride, q + kWord<T> * kStride, sum);
+    if constexpr (kAsks) ahead.template Ask<2>();
+    AddWords<kHeads, kVectors>(d, k + 2 * stride, q + 2 * kWord<T> * kStride, sum);
+    if constexpr (kAsks) ahead.template Ask<3>();
+    AddWords<kHeads, kVectors>(d, k + 3 * stride, q + 3 * kWord<T> * kStride, sum);
   }
+  for (; i < words; ++i, k += stride, q += kWord<T> * kStride) AddWords<kHeads, kVectors>(d, k, q, sum);
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
       hn::StoreU(hn::Mul(sum[h][v], hn::Set(d, scale)), d, scores + h * score_stride + slot + v * kLanes);
@@ -87,49 +135,55 @@ HWY_INLINE void ScoreSlots(D d, const T* HWY_RESTRICT k, const T* ahead, int pag
 }
 
 template <int kHeads, typename T>
-HWY_INLINE void ScorePage(const T* k, const T* next, int page_size, int k_dim, const float* q, float scale, float* scores,
-                          int64_t score_stride) {
+HWY_NOINLINE void ScorePage(const T* k, const Ahead& next, int page_size, int k_dim, const float* q, float scale,
+                            float* scores, int64_t score_stride) {
   const FullF d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
+  AheadWalk ahead(next);
   int slot = 0;
   for (; slot + 2 * kLanes <= page_size; slot += 2 * kLanes) {
-    ScoreSlots<kHeads, 2>(d, k, next + int64_t{slot} * k_dim, page_size, k_dim, slot, q, scale, scores, score_stride);
+    ScoreSlots<kHeads, 2, kHeads>(d, k, ahead, page_size, k_dim, slot, q, scale, scores, score_stride);
   }
   for (; slot + kLanes <= page_size; slot += kLanes) {
-    ScoreSlots<kHeads, 1>(d, k, next + int64_t{slot} * k_dim, page_size, k_dim, slot, q, scale, scores, score_stride);
+    ScoreSlots<kHeads, 1, kHeads>(d, k, ahead, page_size, k_dim, slot, q, scale, scores, score_stride);
   }
   for (; slot < page_size; ++slot) {  // odd page sizes: one head and one slot at a time, to keep the code small
     for (int h = 0; h < kHeads; ++h) {
-      ScoreSlots<1, 1>(OneLane(), k, next + int64_t{slot} * k_dim, page_size, k_dim, slot, q + int64_t{h} * k_dim, scale,
-                       scores + h * score_stride, score_stride);
+      ScoreSlots<1, 1, kHeads>(OneLane(), k, ahead, page_size, k_dim, slot, q + h * kWord<T>, scale,
+                               scores + h * score_stride, score_stride);
     }
   }
 }
 
 // acc[h][channel …] += Σ over the page's slots of weight · v, kVectors vectors of channels. v: the page's
-// [slots / w][v_dim][w]. weights[h * weight_stride + slot], readable to the last word's end. kCareful: slots of weight 0
-// are left out even if V holds an inf or a NaN there (slots past the length, masked slots).
-template <bool kCareful, int kHeads, int kVectors, typename T, class D>
-HWY_INLINE void AccumulateChannels(D d, const T* HWY_RESTRICT v, const T* ahead, int page_size, int v_dim, int channel,
-                                   const float* HWY_RESTRICT weights, int64_t weight_stride, float* HWY_RESTRICT acc) {
+// [slots / w][v_dim][w]. weights: [slots / w][kStride heads][w], from the first of the kHeads heads. kCareful: slots of
+// weight 0 are left out even if V holds an inf or a NaN there (slots past the length, masked slots).
+template <bool kCareful, int kHeads, int kVectors, int kStride, typename T, class D>
+HWY_INLINE void AccumulateChannels(D d, const T* HWY_RESTRICT v, AheadWalk& ahead, int page_size, int v_dim,
+                                   int channel, const float* HWY_RESTRICT weights, float* HWY_RESTRICT acc) {
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
   VecF<D> sum[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
     for (int i = 0; i < kVectors; ++i) sum[h][i] = hn::LoadU(d, acc + int64_t{h} * v_dim + channel + i * kLanes);
   }
-  int64_t offset = int64_t{channel} * kWord<T>;
-  for (int slot = 0; slot < page_size; slot += kWord<T>, offset += int64_t{v_dim} * kWord<T>) {
-    PrefetchNext<kVectors * kLanes * 4>(ahead);
-    VecF<D> e[kVectors][kWord<T>];
-    LoadWordVectors<kVectors>(d, v + offset, e);
-    for (int h = 0; h < kHeads; ++h) {
-      for (int w = 0; w < kWord<T>; ++w) {
-        const float weight = weights[h * weight_stride + slot + w];
-        if (kCareful && weight == 0.0f) continue;
-        const auto p = hn::Set(d, weight);
-        for (int i = 0; i < kVectors; ++i) sum[h][i] = hn::MulAdd(p, e[i][w], sum[h][i]);
-      }
-    }
+  v += int64_t{channel} * kWord<T>;
+  const int64_t stride = int64_t{v_dim} * kWord<T>;
+  constexpr int kWeights = kWord<T> * kStride;
+  const int words = (page_size + kWord<T> - 1) / kWord<T>;
+  constexpr bool kAsks = kVectors == 2;
+  int i = 0;
+  for (; i + 4 <= words; i += 4, v += 4 * stride, weights += 4 * kWeights) {
+    if constexpr (kAsks) ahead.template Ask<0>();
+    AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
+    if constexpr (kAsks) ahead.template Ask<1>();
+    AddWords<kHeads, kVectors, kCareful>(d, v + stride, weights + kWeights, sum);
+    if constexpr (kAsks) ahead.template Ask<2>();
+    AddWords<kHeads, kVectors, kCareful>(d, v + 2 * stride, weights + 2 * kWeights, sum);
+    if constexpr (kAsks) ahead.template Ask<3>();
+    AddWords<kHeads, kVectors, kCareful>(d, v + 3 * stride, weights + 3 * kWeights, sum);
+  }
+  for (; i < words; ++i, v += stride, weights += kWeights) {
+    AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
   }
   for (int h = 0; h < kHeads; ++h) {
     for (int i = 0; i < kVectors; ++i) hn::StoreU(sum[h][i], d, acc + int64_t{h} * v_dim + channel + i * kLanes);
@@ -137,22 +191,44 @@ HWY_INLINE void AccumulateChannels(D d, const T* HWY_RESTRICT v, const T* ahead,
 }
 
 template <bool kCareful, int kHeads, typename T>
-HWY_INLINE void AccumulatePage(const T* v, const T* next, int page_size, int v_dim, const float* weights,
-                               int64_t weight_stride, float* acc) {
+HWY_NOINLINE void AccumulatePage(const T* v, const Ahead& next, int page_size, int v_dim, const float* weights,
+                                 float* acc) {
   const FullF d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
+  AheadWalk ahead(next);
   int c = 0;
   for (; c + 2 * kLanes <= v_dim; c += 2 * kLanes) {
-    AccumulateChannels<kCareful, kHeads, 2>(d, v, next + int64_t{c} * page_size, page_size, v_dim, c, weights, weight_stride, acc);
+    AccumulateChannels<kCareful, kHeads, 2, kHeads>(d, v, ahead, page_size, v_dim, c, weights, acc);
   }
   for (; c + kLanes <= v_dim; c += kLanes) {
-    AccumulateChannels<kCareful, kHeads, 1>(d, v, next + int64_t{c} * page_size, page_size, v_dim, c, weights, weight_stride, acc);
+    AccumulateChannels<kCareful, kHeads, 1, kHeads>(d, v, ahead, page_size, v_dim, c, weights, acc);
   }
   for (; c < v_dim; ++c) {
     for (int h = 0; h < kHeads; ++h) {
-      AccumulateChannels<kCareful, 1, 1>(OneLane(), v, next + int64_t{c} * page_size, page_size, v_dim, c,
-                                         weights + h * weight_stride, weight_stride, acc + int64_t{h} * v_dim);
+      AccumulateChannels<kCareful, 1, 1, kHeads>(OneLane(), v, ahead, page_size, v_dim, c, weights + h * kWord<T>,
+                                                 acc + int64_t{h} * v_dim);
     }
+  }
+}
+
+// out: [n / w][kHeads][w] of the rows in + h * stride, n elements each (a multiple of w).
+template <int kHeads, int kWordSize>
+HWY_INLINE void Interleave(const float* HWY_RESTRICT in, int64_t stride, int n, float* HWY_RESTRICT out) {
+  using Word = std::conditional_t<kWordSize == 2, uint64_t, uint32_t>;
+  const hn::ScalableTag<Word> d;
+  constexpr int kLanes = static_cast<int>(hn::MaxLanes(hn::ScalableTag<Word>()));
+  const int words = n / kWordSize;
+  const auto row = [&](int h) { return reinterpret_cast<const Word*>(in + h * stride); };
+  auto* to = reinterpret_cast<Word*>(out);
+  int i = 0;
+  if constexpr (kHeads == 4) {
+    for (; i + kLanes <= words; i += kLanes) {
+      hn::StoreInterleaved4(hn::LoadU(d, row(0) + i), hn::LoadU(d, row(1) + i), hn::LoadU(d, row(2) + i),
+                            hn::LoadU(d, row(3) + i), d, to + i * kHeads);
+    }
+  }
+  for (; i < words; ++i) {
+    for (int h = 0; h < kHeads; ++h) std::memcpy(to + i * kHeads + h, in + h * stride + i * kWordSize, sizeof(Word));
   }
 }
 
@@ -172,7 +248,7 @@ HWY_INLINE void ForHeadBlocks(int heads, const F& f) {
 template <typename T>
 struct ScoreBlocks {
   const T* k;
-  const T* next;
+  const Ahead& ahead;
   int page_size, k_dim;
   const float* q;
   float scale;
@@ -180,25 +256,42 @@ struct ScoreBlocks {
   int64_t stride;
   template <int kHeads>
   HWY_INLINE void Run(int h) const {
-    ScorePage<kHeads>(k, next, page_size, k_dim, q + int64_t{h} * k_dim, scale, scores + h * stride, stride);
+    ScorePage<kHeads>(k, ahead, page_size, k_dim, q + int64_t{h} * k_dim, scale, scores + h * stride, stride);
+  }
+};
+
+// Heads of a block keep their place: block h … h + n of in is at h * out_stride of out.
+template <int kWordSize>
+struct InterleaveBlocks {
+  const float* in;
+  int64_t stride;
+  int n;
+  float* out;
+  int64_t out_stride;
+  template <int kHeads>
+  HWY_INLINE void Run(int h) const {
+    Interleave<kHeads, kWordSize>(in + h * stride, stride, n, out + h * out_stride);
   }
 };
 
 template <bool kCareful, typename T>
 struct AccumulateBlocks {
   const T* v;
-  const T* next;
+  const Ahead& ahead;
   int page_size, v_dim;
-  const float* weights;
+  const float* weights;  // of the chunk: block h … h + n of heads at h * stride
   int64_t stride;
+  int first_slot;  // of the page, in the chunk
   float* acc;
   template <int kHeads>
   HWY_INLINE void Run(int h) const {
-    AccumulatePage<kCareful, kHeads>(v, next, page_size, v_dim, weights + h * stride, stride, acc + int64_t{h} * v_dim);
+    AccumulatePage<kCareful, kHeads>(v, ahead, page_size, v_dim, weights + h * stride + int64_t{first_slot} * kHeads,
+                                     acc + int64_t{h} * v_dim);
   }
 };
 
-// In place: scores [n] become e^(score − max); returns {max, sum}. n is padded to whole vectors with −inf by the caller.
+// In place: scores [n] become e^(score − max); returns {max, sum}. n is padded to whole vectors with −inf by the
+// caller.
 HWY_INLINE void Softmax(float* HWY_RESTRICT scores, int n, float& max_out, float& sum_out) {
   const FullF d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
@@ -260,27 +353,71 @@ void TileSums(const AttentionDecodeParams& p, const DecodePlan& plan, const Deco
   }
 }
 
-// Query heads [h0, h0 + heads) of the groups of KV heads [kv_begin, kv_end), which all read the same list, over one chunk.
-// Pages are walked in the outer loop, so that a page is read in the order of its addresses over all those heads.
+// Query heads [h0, h0 + heads) of the groups of KV heads [kv_begin, kv_end), which all read the same list, over one
+// chunk. Pages are walked in the outer loop, so that a page is read in the order of its addresses over all those heads.
 template <typename T>
 struct ChunkHeads {
   int kv_begin = 0, kv_end = 0;
   int h0 = 0, heads = 0;
   const float* q = nullptr;  // [q_heads][k_dim] of the row
+  float* q_words = nullptr;  // [kv_end - kv_begin][heads][k_dim] scratch: q, interleaved by blocks of heads
   const T* k = nullptr;      // KV head 0's first block
   const T* v = nullptr;
-  float* scores = nullptr;        // [kv_end - kv_begin][heads][plan.chunk_slots] scratch
-  float* records = nullptr;       // [kv_end - kv_begin][plan.record_floats] out
-  float* page_sums = nullptr;     // nullable: [page of the chunk][q_heads] sums of e^(score − max) out
+  float* scores = nullptr;     // [kv_end - kv_begin][heads][plan.chunk_slots] scratch
+  float* weights = nullptr;    // as many, scratch: e^(score − max), interleaved by blocks of heads
+  float* records = nullptr;    // [kv_end - kv_begin][plan.record_floats] out
+  float* page_sums = nullptr;  // nullable: [page of the chunk][q_heads] sums of e^(score − max) out
+  const T* then[4] = {};       // the first blocks that the thread reads after this chunk; null where it reads none
 
   float* Scores(int kv_head, const DecodePlan& plan) const {
     return scores + int64_t{kv_head - kv_begin} * heads * plan.chunk_slots;
   }
+  float* Weights(int kv_head, const DecodePlan& plan) const {
+    return weights + int64_t{kv_head - kv_begin} * heads * plan.chunk_slots;
+  }
+  float* QueryWords(int kv_head, int k_dim) const { return q_words + int64_t{kv_head - kv_begin} * heads * k_dim; }
   float* Stats(int kv_head, const DecodePlan& plan) const {  // [heads][2]: max and sum
     return records + (kv_head - kv_begin) * plan.record_floats + 2 * h0;
   }
-  float* Acc(int kv_head, int group, const DecodePlan& plan, int v_dim) const {  // [heads][v_dim]: Σ e^(score − max) · v
+  float* Acc(int kv_head, int group, const DecodePlan& plan,
+             int v_dim) const {  // [heads][v_dim]: Σ e^(score − max) · v
     return records + (kv_head - kv_begin) * plan.record_floats + 2 * group + int64_t{h0} * v_dim;
+  }
+};
+
+// The order in which a chunk's blocks are read: K of all its pages, then V, then what comes after the chunk.
+template <typename T>
+struct BlockOrder {
+  const PageFormat& f;
+  const DecodeList& list;
+  const int32_t* ids;
+  const ChunkHeads<T>& c;
+  int begin, end;
+
+  // KV head kv's block of the t-th page in that order; null where there is none.
+  const T* Block(int t, int kv) const {
+    const int pages = end - begin;
+    if (t < pages) return Of(list.Block(begin + t, ids, c.k, f.k_page_stride), kv * f.k_head_stride);
+    if (t < 2 * pages) return Of(list.Block(begin + t - pages, ids, c.v, f.v_page_stride), kv * f.v_head_stride);
+    return t < 2 * pages + 4 ? c.then[t - 2 * pages] : nullptr;
+  }
+  static const T* Of(const T* page, int64_t offset) { return page == nullptr ? nullptr : page + offset; }
+
+  // What to ask for while KV head kv's block of the t-th page is worked on.
+  Ahead AheadOf(int t, int kv) const {
+    const T* here = Block(t, kv);
+    if (c.kv_end - c.kv_begin > 1) {
+      const T* next = kv + 1 < c.kv_end ? Block(t, kv + 1) : Block(t + 1, c.kv_begin);
+      return Ahead::Of(next == nullptr ? here : next);
+    }
+    // A quarter of each of the four during each of the four blocks before them.
+    const char* at[4];
+    for (int i = 0; i < 4; ++i) {
+      const T* next = Block(t / 4 * 4 + 4 + i, kv);
+      at[i] =
+          reinterpret_cast<const char*>(next == nullptr ? here : next + t % 4 * (int64_t{f.page_size} * f.k_dim / 4));
+    }
+    return {at[0], {at[1] - at[0], at[2] - at[0], at[3] - at[0]}};
   }
 };
 
@@ -303,22 +440,24 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
                  c.q + (int64_t{kv} * group + c.h0) * f.k_dim, heads, c.Scores(kv, plan));
     }
   }
-  const T* page = list.Block(begin, ids, c.k, f.k_page_stride);
+  if (!plan.tiles) {
+    for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+      ForHeadBlocks(heads, InterleaveBlocks<kWord<T>>{c.q + (int64_t{kv} * group + c.h0) * f.k_dim, f.k_dim, f.k_dim,
+                                                      c.QueryWords(kv, f.k_dim), f.k_dim});
+    }
+  }
+  const BlockOrder<T> order{p.table.format, list, ids, c, begin, end};
   for (int i = begin; i < end; ++i) {
-    const T* next_page = i + 1 < end ? list.Block(i + 1, ids, c.k, f.k_page_stride) : list.Block(begin, ids, c.v, f.v_page_stride);
-    const int64_t next_stride = i + 1 < end ? f.k_head_stride : f.v_head_stride;
+    const T* page = list.Block(i, ids, c.k, f.k_page_stride);
     const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
     const bool whole = page != nullptr && list.Whole(i, f.page_size) && page_slots == f.page_size;
     for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
       const int first_head = kv * group + c.h0;
       float* page_scores = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
       if (page != nullptr && !plan.tiles) {
-        const T* k = page + kv * f.k_head_stride;
-        const T* next = kv + 1 < c.kv_end      ? k + f.k_head_stride
-                        : next_page != nullptr ? next_page + c.kv_begin * next_stride
-                                               : k;
-        ForHeadBlocks(heads, ScoreBlocks<T>{k, next, f.page_size, f.k_dim, c.q + int64_t{first_head} * f.k_dim, p.scale,
-                                            page_scores, slots});
+        const Ahead ahead = order.AheadOf(i - begin, kv);
+        ForHeadBlocks(heads, ScoreBlocks<T>{page + kv * f.k_head_stride, ahead, f.page_size, f.k_dim,
+                                            c.QueryWords(kv, f.k_dim), p.scale, page_scores, slots});
       }
       if (Mod::kIsIdentity && whole) continue;
       for (int h = 0; h < heads; ++h) {
@@ -335,7 +474,6 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
         }
       }
     }
-    page = next_page;
   }
 
   const int used = (end - begin) * page_slots;
@@ -353,6 +491,7 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
         c.page_sums[int64_t{i} * p.q_heads + kv * group + c.h0 + h] = sum;
       }
     }
+    ForHeadBlocks(heads, InterleaveBlocks<kWord<T>>{c.Scores(kv, plan), slots, padded, c.Weights(kv, plan), slots});
   }
 
   // V pass.
@@ -364,34 +503,31 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
       TileSums(p, plan, list, ids, c.v + kv * f.v_head_stride, begin, end, c.Scores(kv, plan), heads, acc);
     }
   }
-  page = list.Block(begin, ids, c.v, f.v_page_stride);
   for (int i = begin; i < end; ++i) {
-    const T* next_page = i + 1 < end ? list.Block(i + 1, ids, c.v, f.v_page_stride) : nullptr;
+    const T* page = list.Block(i, ids, c.v, f.v_page_stride);
     const bool whole = list.Whole(i, f.page_size);
-    if (page != nullptr && !(tiles && whole)) {
-      for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
-        const T* v = page + kv * f.v_head_stride;
-        const T* next = kv + 1 < c.kv_end      ? v + f.v_head_stride
-                        : next_page != nullptr ? next_page + c.kv_begin * f.v_head_stride
-                                               : v;
-        const float* weights = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
-        float* acc = c.Acc(kv, group, plan, f.v_dim);
-        if (Mod::kIsIdentity && whole && page_slots == f.page_size) {
-          ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, next, f.page_size, f.v_dim, weights, slots, acc});
-        } else {
-          // At most the first and the last page of a list, and masked ones.
-          const AccumulateBlocks<true, T> blocks{v, next, f.page_size, f.v_dim, weights, slots, acc};
-          for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
-        }
+    if (page == nullptr || (tiles && whole)) continue;
+    for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
+      const T* v = page + kv * f.v_head_stride;
+      const Ahead ahead = order.AheadOf(end - begin + i - begin, kv);
+      const int first_slot = (i - begin) * page_slots;
+      float* acc = c.Acc(kv, group, plan, f.v_dim);
+      if (Mod::kIsIdentity && whole && page_slots == f.page_size) {
+        ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, ahead, f.page_size, f.v_dim, c.Weights(kv, plan), slots,
+                                                        first_slot, acc});
+      } else {
+        // At most the first and the last page of a list, and masked ones.
+        const AccumulateBlocks<true, T> blocks{v,     ahead,      f.page_size, f.v_dim, c.Scores(kv, plan),
+                                               slots, first_slot, acc};
+        for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
       }
     }
-    page = next_page;
   }
 }
 
 // Merges the chunks of one (row, KV head) in order: out, lse, mass. records: [chunk] at record_step floats.
-HWY_INLINE void Merge(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row, int kv_head,
-           const float* records, int64_t record_step, const float* page_sums) {
+HWY_INLINE void Merge(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row,
+                      int kv_head, const float* records, int64_t record_step, const float* page_sums) {
   const FullF d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
   const PageFormat& f = p.table.format;
@@ -445,24 +581,47 @@ HWY_INLINE void Merge(const AttentionDecodeParams& p, const DecodePlan& plan, co
   }
 }
 
-// All passes of one chunk: groups larger than a pass's heads take several. Tasks count KV head blocks within records.
+// Where a task works. Tasks count blocks of KV heads within records.
+struct TaskPlace {
+  int row, chunk, kv_begin;
+  int64_t record;
+  DecodeList list;
+
+  static TaskPlace Of(const AttentionDecodeParams& p, const DecodeWorkspace& w, int kv_block, int64_t task) {
+    const int blocks = (p.table.format.kv_heads + kv_block - 1) / kv_block;
+    TaskPlace at;
+    at.record = task / blocks;
+    at.row =
+        static_cast<int>(std::upper_bound(w.first_record, w.first_record + p.rows, at.record) - w.first_record) - 1;
+    at.chunk = static_cast<int>(at.record - w.first_record[at.row]);
+    at.kv_begin = static_cast<int>(task % blocks) * kv_block;
+    at.list = DecodeList::Create(p, at.row, at.kv_begin);
+    return at;
+  }
+};
+
+// All passes of one chunk: groups larger than a pass's heads take several. next: the task that this thread does then;
+// -1 if there is none.
 template <typename T, class Mod>
-void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeWorkspace& w, int kv_block, int64_t task,
-               const Mod& mod) {
+void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeWorkspace& w, int kv_block,
+               int64_t task, int64_t next, const Mod& mod) {
   const PageFormat& f = p.table.format;
   const int group = p.q_heads / f.kv_heads;
-  const int blocks = (f.kv_heads + kv_block - 1) / kv_block;
-  const int64_t record = task / blocks;
-  const int row = static_cast<int>(std::upper_bound(w.first_record, w.first_record + p.rows, record) - w.first_record) - 1;
-  const int chunk = static_cast<int>(record - w.first_record[row]);
+  const auto [row, chunk, kv_begin, record, list] = TaskPlace::Of(p, w, kv_block, task);
   ChunkHeads<T> c;
-  c.kv_begin = static_cast<int>(task % blocks) * kv_block;
+  c.kv_begin = kv_begin;
   c.kv_end = std::min(c.kv_begin + kv_block, f.kv_heads);
-  const DecodeList list = DecodeList::Create(p, row, c.kv_begin);
   if (chunk >= plan.Chunks(list.count)) return;
-  HWY_ALIGN float stack[kDecodeStackHeads * kDecodeStackSlots];
+  HWY_ALIGN float stack[2][kDecodeStackHeads * kDecodeStackSlots];
+  HWY_ALIGN float q_words[kDecodeStackChannels];
   const int64_t first_record = record * f.kv_heads + c.kv_begin;
-  c.scores = plan.ScoresOnStack() ? stack : w.scores + first_record * kDecodeHeadsPerPass * plan.chunk_slots;
+  c.q_words = q_words;
+  if (plan.ScoresOnStack()) {
+    c.scores = stack[0], c.weights = stack[1];
+  } else {
+    c.scores = w.scores + 2 * first_record * kDecodeHeadsPerPass * plan.chunk_slots;
+    c.weights = c.scores + int64_t{kDecodeHeadsPerPass} * plan.chunk_slots;
+  }
   c.records = w.records + first_record * plan.record_floats;
   if (p.mass != nullptr) {
     c.page_sums = w.page_sums + (w.first_page[row] + int64_t{chunk} * plan.chunk_pages) * p.q_heads;
@@ -470,8 +629,16 @@ void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const Dec
   c.q = p.q + row * p.q_stride;
   c.k = static_cast<const T*>(p.pages.k);
   c.v = static_cast<const T*>(p.pages.v);
-  for (c.h0 = 0; c.h0 < group; c.h0 += kDecodeHeadsPerPass) {
-    c.heads = std::min(group - c.h0, kDecodeHeadsPerPass);
+  if (next >= 0) {
+    const TaskPlace then = TaskPlace::Of(p, w, kv_block, next);
+    const int32_t* ids = p.table.page_ids + p.table.page_begin[p.row_seq[then.row]];
+    const int first = then.chunk * plan.chunk_pages;
+    for (int i = 0; i < 4 && first + i < then.list.count; ++i) {
+      c.then[i] = then.list.Block(first + i, ids, c.k + then.kv_begin * f.k_head_stride, f.k_page_stride);
+    }
+  }
+  for (c.h0 = 0; c.h0 < group; c.h0 += plan.pass_heads) {
+    c.heads = std::min(group - c.h0, plan.pass_heads);
     Chunk<T>(p, plan, list, row, chunk, c, mod);
   }
 }
@@ -485,8 +652,15 @@ void Decode(const Context& ctx, const AttentionDecodeParams& p, const Mod& mod, 
   VisitFloatDType(f.dtype, [&](auto t) {
     const int64_t records = w.first_record[p.rows];
     const int kv_block = plan.KvBlock(p, records, ctx.pool->threads());
-    ctx.pool->ParallelFor(records * ((f.kv_heads + kv_block - 1) / kv_block),
-                          [&](int64_t task, int) { ChunkTask<decltype(t)>(p, plan, w, kv_block, task, mod); });
+    // A thread takes several tasks one after another, so that it knows what it reads next.
+    const int64_t tasks = records * ((f.kv_heads + kv_block - 1) / kv_block);
+    const int64_t run = std::clamp<int64_t>(tasks / (int64_t{8} * ctx.pool->threads()), 1, 16);
+    ctx.pool->ParallelFor((tasks + run - 1) / run, [&](int64_t i, int) {
+      const int64_t end = std::min(tasks, (i + 1) * run);
+      for (int64_t task = i * run; task < end; ++task) {
+        ChunkTask<decltype(t)>(p, plan, w, kv_block, task, task + 1 < end ? task + 1 : -1, mod);
+      }
+    });
   });
   ctx.pool->ParallelFor(int64_t{p.rows} * f.kv_heads, [&](int64_t i, int) {
     const int row = static_cast<int>(i / f.kv_heads), kv_head = static_cast<int>(i % f.kv_heads);

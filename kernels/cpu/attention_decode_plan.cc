@@ -43,7 +43,7 @@ size_t DecodeWorkspace::Layout(const AttentionDecodeParams& p, const DecodePlan&
   DecodeWorkspace w;
   w.records = take(records * f.kv_heads * plan.record_floats);
   w.page_sums = take(p.mass == nullptr ? 0 : pages * p.q_heads);
-  w.scores = take(plan.ScoresOnStack() ? 0 : records * f.kv_heads * kDecodeHeadsPerPass * plan.chunk_slots);
+  w.scores = take(plan.ScoresOnStack() ? 0 : 2 * records * f.kv_heads * kDecodeHeadsPerPass * plan.chunk_slots);
   if (index != nullptr) {
     index[rows] = records;
     index[2 * rows + 1] = pages;

@@ -1,12 +1,13 @@
-// How decode attention cuts its work: pure arithmetic on sizes, lengths and list lengths, and the layout of the workspace.
-// The kernel only obeys it. Nothing here depends on the batch, the threads or the number of local heads, except for which
-// task does what. (One exception: whole bf16 pages go through AMX tiles only for groups of three heads and more, so a rank that
-// holds a part of a smaller group may round differently there.)
+// How decode attention cuts its work: pure arithmetic on sizes, lengths and list lengths, and the layout of the
+// workspace. The kernel only obeys it. Nothing here depends on the batch, the threads or the number of local heads,
+// except for which task does what. (One exception: whole bf16 pages go through AMX tiles only for groups of three heads
+// and more, so a rank that holds a part of a smaller group may round differently there.)
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
+#include "core/base/check.h"
 #include "kernels/attention_decode.h"
 #include "kernels/cpu/amx.h"
 
@@ -18,15 +19,18 @@ inline constexpr int kDecodeHeadsPerPass = 16;
 inline constexpr int kDecodeStackSlots = 544;
 // Query heads whose scores fit on the stack; a task that reads several KV heads has no more.
 inline constexpr int kDecodeStackHeads = 32;
+// Floats of their queries, too; a wider head takes fewer heads at a time.
+inline constexpr int kDecodeStackChannels = kDecodeStackHeads * 256;
 inline constexpr int kDecodeChunkTokens = 256;
 // Pages of a chunk where tiles are used: pages there have 16 slots or more.
 inline constexpr int kDecodeTilePages = kDecodeChunkTokens / 16;
 
 struct DecodePlan {
   int chunk_pages = 1;
-  int page_slots = 1;   // page_size rounded up to a word of V
-  int chunk_slots = 1;  // chunk_pages * page_slots, padded to 16
-  bool tiles = false;   // whole bf16 pages go through AMX tiles
+  int page_slots = 1;         // page_size rounded up to a word of V
+  int chunk_slots = 1;        // chunk_pages * page_slots, padded to 16
+  int pass_heads = 1;         // query heads that a pass serves
+  bool tiles = false;         // whole bf16 pages go through AMX tiles
   int64_t record_floats = 0;  // a chunk's partial result: [q heads of the KV head][2] max and sum, then [..][v_dim]
 
   static int PadSlots(int slots) { return (slots + 15) / 16 * 16; }
@@ -36,8 +40,10 @@ struct DecodePlan {
     plan.chunk_pages = std::max(1, kDecodeChunkTokens / f.page_size);
     plan.page_slots = (f.page_size + f.word - 1) / f.word * f.word;
     plan.chunk_slots = PadSlots(plan.chunk_pages * plan.page_slots);
-    plan.tiles = f.dtype == DType::kBF16 && HasAmx() &&
-                 AmxShapeFits(std::min(group, kDecodeHeadsPerPass), f.page_size, f.k_dim, f.v_dim) && f.page_size <= kDecodeChunkTokens;
+    CHECK_LE(f.k_dim, kDecodeStackChannels);
+    plan.pass_heads = std::min({group, kDecodeHeadsPerPass, kDecodeStackChannels / f.k_dim});
+    plan.tiles = f.dtype == DType::kBF16 && HasAmx() && AmxShapeFits(plan.pass_heads, f.page_size, f.k_dim, f.v_dim) &&
+                 f.page_size <= kDecodeChunkTokens;
     plan.record_floats = int64_t{group} * (f.v_dim + 2);
     return plan;
   }
@@ -48,14 +54,15 @@ struct DecodePlan {
   int KvBlock(const AttentionDecodeParams& p, int64_t records, int threads) const {
     const int kv_heads = p.table.format.kv_heads, group = p.q_heads / kv_heads;
     if (p.selection != nullptr || tiles || !ScoresOnStack()) return 1;
-    int block = std::clamp(kDecodeStackHeads / group, 1, kv_heads);
+    const int heads = std::min(kDecodeStackHeads, kDecodeStackChannels / p.table.format.k_dim);
+    int block = std::clamp(heads / group, 1, kv_heads);
     while (block > 1 && records * ((kv_heads + block - 1) / block) < int64_t{8} * threads) block = (block + 1) / 2;
     return block;
   }
 };
 
-// The pages that one (row, KV head) reads, in order; pages without a visible token at either end are left out, so that a
-// selection of all pages is the same list as dense.
+// The pages that one (row, KV head) reads, in order; pages without a visible token at either end are left out, so that
+// a selection of all pages is the same list as dense.
 struct DecodeList {
   const int32_t* pages = nullptr;  // listed logical pages; null: first_page + i
   const uint64_t* mask = nullptr;  // [count][mask_words], nullable
@@ -110,8 +117,8 @@ struct DecodeList {
   }
 };
 
-// Workspace: [rows + 1] int64 first record of each row, then floats: the records [record][kv_heads], the page sums for the
-// mass [page of the row][q_heads] (when asked for), the scores of pages too large for the stack.
+// Workspace: [rows + 1] int64 first record of each row, then floats: the records [record][kv_heads], the page sums for
+// the mass [page of the row][q_heads] (when asked for), the scores and weights of pages too large for the stack.
 struct DecodeWorkspace {
   int64_t* first_record = nullptr;  // [rows + 1], in units of kv_heads records
   int64_t* first_page = nullptr;    // [rows + 1], pages of the rows before, for the mass
