@@ -1,12 +1,62 @@
+// A block a row for the norms of wide rows, a warp a head for those of heads, a thread eight (or single) elements elsewhere.
 #include "kernels/cuda/elementwise.h"
+
+#include <algorithm>
 
 #include "kernels/cuda/simt.h"
 
 namespace quire::cuda {
 namespace {
 
-// Bytes: rows * width * (2 * element size + 8 with a residual); the second pass over x comes from L1 or L2.
-template <typename T>
+constexpr int kEight = 8;  // elements of a thread where rows allow accesses of 16 bytes
+
+// kN elements as f32; kN is 1, or 8 at an address that is a multiple of 16 bytes.
+template <int kN, typename T>
+QUIRE_DEVICE void LoadFloats(const T* p, float (&x)[kN]) {
+  if constexpr (kN == 1) {
+    x[0] = simt::ToFloat(*p);
+  } else if constexpr (sizeof(T) == 4) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const auto v = simt::Load<simt::F32x4>(p + 4 * half);
+      x[4 * half] = v.x;
+      x[4 * half + 1] = v.y;
+      x[4 * half + 2] = v.z;
+      x[4 * half + 3] = v.w;
+    }
+  } else {
+    const auto v = simt::Load<simt::U32x4>(p);
+    const uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      x[2 * i] = simt::LowFloat<T>(words[i]);
+      x[2 * i + 1] = simt::HighFloat<T>(words[i]);
+    }
+  }
+}
+
+template <int kN, typename T>
+QUIRE_DEVICE void StoreFloats(T* p, const float (&x)[kN]) {
+  if constexpr (kN == 1) {
+    *p = simt::FromFloat<T>(x[0]);
+  } else if constexpr (sizeof(T) == 4) {
+    simt::Store(p, simt::F32x4{x[0], x[1], x[2], x[3]});
+    simt::Store(p + 4, simt::F32x4{x[4], x[5], x[6], x[7]});
+  } else {
+    simt::Store(p, simt::U32x4{simt::PackPair<T>(x[0], x[1]), simt::PackPair<T>(x[2], x[3]), simt::PackPair<T>(x[4], x[5]),
+                               simt::PackPair<T>(x[6], x[7])});
+  }
+}
+
+// True when every listed address and stride (in bytes) allows accesses of 16 bytes and the width is a multiple of 8.
+bool AllowsEight(int64_t width, std::initializer_list<const void*> addresses, std::initializer_list<int64_t> strides) {
+  bool ok = width % kEight == 0;
+  for (const void* p : addresses) ok = ok && reinterpret_cast<uintptr_t>(p) % 16 == 0;
+  for (const int64_t stride : strides) ok = ok && stride % 16 == 0;
+  return ok;
+}
+
+template <typename T, int kN>
 struct RmsNormKernel {
   using Params = RmsNormParams;
   static constexpr const char* kName = "rms_norm";
@@ -21,35 +71,219 @@ struct RmsNormKernel {
     const int64_t row = simt::BlockX();
     const T* x = static_cast<const T*>(p.x) + row * p.x_stride;
     float* residual = p.residual == nullptr ? nullptr : p.residual + row * p.width;
+    const int64_t first = int64_t{simt::ThreadIndex()} * kN, step = int64_t{simt::BlockThreads()} * kN;
     float sum = 0;
-    for (int64_t i = simt::ThreadIndex(); i < p.width; i += simt::BlockThreads()) {
-      float v = simt::ToFloat(x[i]);
+    for (int64_t i = first; i < p.width; i += step) {
+      float v[kN];
+      LoadFloats<kN>(x + i, v);
       if (residual != nullptr) {
-        v += residual[i];
-        residual[i] = v;
+        float before[kN];
+        LoadFloats<kN>(residual + i, before);
+#pragma unroll
+        for (int j = 0; j < kN; ++j) v[j] += before[j];
+        StoreFloats<kN>(residual + i, v);
       }
-      sum = simt::Fma(v, v, sum);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) sum = simt::Fma(v[j], v[j], sum);
     }
     const float scale = simt::Rsqrt(simt::BlockSum(sum, s.scratch) / static_cast<float>(p.width) + p.eps);
+    // Each thread reads back what it has read (and written) before: from L1, or L2 for very wide rows.
     T* out = static_cast<T*>(p.out) + row * p.out_stride;
-    for (int64_t i = simt::ThreadIndex(); i < p.width; i += simt::BlockThreads()) {
-      const float v = residual != nullptr ? residual[i] : simt::ToFloat(x[i]);
-      out[i] = simt::FromFloat<T>(v * scale * p.weight[i]);
+    for (int64_t i = first; i < p.width; i += step) {
+      float v[kN], weight[kN];
+      if (residual != nullptr) {
+        LoadFloats<kN>(residual + i, v);
+      } else {
+        LoadFloats<kN>(x + i, v);
+      }
+      LoadFloats<kN>(p.weight + i, weight);
+#pragma unroll
+      for (int j = 0; j < kN; ++j) v[j] = v[j] * scale * weight[j];
+      StoreFloats<kN>(out + i, v);
     }
   }
 };
 
+template <typename T>
+struct HeadRmsNormKernel {
+  using Params = HeadRmsNormParams;
+  static constexpr const char* kName = "head_rms_norm";
+  static constexpr int kMaxThreads = 128;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t warp = int64_t{simt::BlockX()} * (simt::BlockThreads() / simt::kWarpSize) + simt::Warp();
+    if (warp >= p.rows * p.heads) return;  // whole warps
+    T* x = static_cast<T*>(p.x) + warp / p.heads * p.x_stride + warp % p.heads * p.head_dim;
+    float sum = 0;
+    for (int i = simt::Lane(); i < p.head_dim; i += simt::kWarpSize) {
+      const float v = simt::ToFloat(x[i]);
+      sum = simt::Fma(v, v, sum);
+    }
+    const float scale = simt::Rsqrt(simt::WarpSum(sum) / static_cast<float>(p.head_dim) + p.eps);
+    for (int i = simt::Lane(); i < p.head_dim; i += simt::kWarpSize) {
+      x[i] = simt::FromFloat<T>(simt::ToFloat(x[i]) * scale * p.weight[i]);
+    }
+  }
+};
+
+struct AddParams {
+  const void* x;
+  float* residual;
+  int64_t n;
+};
+template <typename T, int kN>
+struct AddKernel {
+  using Params = AddParams;
+  static constexpr const char* kName = "add_to_residual";
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t i = (int64_t{simt::BlockX()} * simt::BlockThreads() + simt::ThreadIndex()) * kN;
+    if (i >= p.n) return;
+    float x[kN], y[kN];
+    LoadFloats<kN>(static_cast<const T*>(p.x) + i, x);
+    LoadFloats<kN>(p.residual + i, y);
+#pragma unroll
+    for (int j = 0; j < kN; ++j) y[j] += x[j];
+    StoreFloats<kN>(p.residual + i, y);
+  }
+};
+
+struct SiluMulParams {
+  const void* gate_up;
+  void* out;
+  int64_t rows, width;
+};
+template <typename T, int kN>
+struct SiluMulKernel {
+  using Params = SiluMulParams;
+  static constexpr const char* kName = "silu_mul";
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t i = (int64_t{simt::BlockX()} * simt::BlockThreads() + simt::ThreadIndex()) * kN;
+    if (i >= p.rows * p.width) return;
+    const int64_t row = i / p.width, column = i % p.width;
+    const T* gate = static_cast<const T*>(p.gate_up) + row * 2 * p.width + column;
+    float g[kN], u[kN];
+    LoadFloats<kN>(gate, g);
+    LoadFloats<kN>(gate + p.width, u);
+#pragma unroll
+    for (int j = 0; j < kN; ++j) u[j] = g[j] / (1.0f + simt::Exp(-g[j])) * u[j];
+    StoreFloats<kN>(static_cast<T*>(p.out) + i, u);
+  }
+};
+
+template <typename T, int kN>
+struct EmbedKernel {
+  using Params = EmbedParams;
+  static constexpr const char* kName = "embed";
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t row = simt::BlockX();
+    const int64_t id = p.ids[row] - p.vocab_begin;
+    const bool there = id >= 0 && id < p.vocab;
+    const T* from = static_cast<const T*>(p.table) + (there ? id : 0) * p.width;
+    float* out = p.out + row * p.width;
+    for (int64_t i = int64_t{simt::ThreadIndex()} * kN; i < p.width; i += int64_t{simt::BlockThreads()} * kN) {
+      float x[kN] = {};
+      if (there) LoadFloats<kN>(from + i, x);
+      StoreFloats<kN>(out + i, x);
+    }
+  }
+};
+
+struct RopeTableKernel {
+  using Params = RopeTableParams;
+  static constexpr const char* kName = "rope_table";
+  static constexpr int kMaxThreads = 128;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t at = int64_t{simt::BlockX()} * simt::BlockThreads() + simt::ThreadIndex();
+    if (at >= p.rows * p.half) return;
+    const int64_t row = at / p.half, i = at % p.half;
+    double sine, cosine;
+    simt::SinCos(static_cast<double>(p.positions[row]) * static_cast<double>(p.inv_freq[i]), &sine, &cosine);
+    p.out[row * 2 * p.half + i] = static_cast<float>(cosine * static_cast<double>(p.magnitude));
+    p.out[row * 2 * p.half + p.half + i] = static_cast<float>(sine * static_cast<double>(p.magnitude));
+  }
+};
+
+// One thread for kN of n elements.
+template <typename Kernel>
+Status LaunchFlat(Stream stream, int64_t n, int per_thread, const typename Kernel::Params& params) {
+  simt::LaunchShape shape;
+  shape.threads = Kernel::kMaxThreads;
+  const int64_t per_block = int64_t{shape.threads} * per_thread;
+  shape.grid_x = (n + per_block - 1) / per_block;
+  return simt::Launch<Kernel>(shape, stream, params);
+}
+
 }  // namespace
+
+RowConfig RowConfig::For(int64_t width) {
+  RowConfig c;
+  const int64_t eights = (width + kEight - 1) / kEight;
+  c.threads = static_cast<int>(std::clamp<int64_t>((eights + 31) / 32 * 32, 32, 1024));
+  return c;
+}
+
+std::string RowConfig::ToString() const { return std::to_string(threads) + " threads a row"; }
 
 Status RmsNorm(Stream stream, DType dtype, const RmsNormParams& p) {
   simt::LaunchShape shape;
   shape.grid_x = p.rows;
-  shape.threads = 256;
+  shape.threads = RowConfig::For(p.width).threads;
   return VisitFloatDType(dtype, [&](auto t) {
-    using Kernel = RmsNormKernel<decltype(t)>;
-    shape.shared_bytes = sizeof(typename Kernel::Layout);
-    return simt::Launch<Kernel>(shape, stream, p);
+    using T = decltype(t);
+    constexpr int64_t kSize = sizeof(T);
+    shape.shared_bytes = sizeof(typename RmsNormKernel<T, 1>::Layout);
+    if (AllowsEight(p.width, {p.x, p.residual, p.weight, p.out}, {p.x_stride * kSize, p.out_stride * kSize})) {
+      return simt::Launch<RmsNormKernel<T, kEight>>(shape, stream, p);
+    }
+    return simt::Launch<RmsNormKernel<T, 1>>(shape, stream, p);
   });
+}
+
+Status HeadRmsNorm(Stream stream, DType dtype, const HeadRmsNormParams& p) {
+  return VisitFloatDType(dtype, [&](auto t) {
+    return LaunchFlat<HeadRmsNormKernel<decltype(t)>>(stream, p.rows * p.heads * simt::kWarpSize, 1, p);
+  });
+}
+
+Status AddToResidual(Stream stream, DType dtype, const void* x, float* residual, int64_t rows, int64_t width) {
+  const int64_t n = rows * width;
+  return VisitFloatDType(dtype, [&](auto t) {
+    using T = decltype(t);
+    if (AllowsEight(n, {x, residual}, {})) return LaunchFlat<AddKernel<T, kEight>>(stream, n, kEight, {x, residual, n});
+    return LaunchFlat<AddKernel<T, 1>>(stream, n, 1, {x, residual, n});
+  });
+}
+
+Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+  const int64_t n = rows * width;
+  return VisitFloatDType(dtype, [&](auto t) {
+    using T = decltype(t);
+    const SiluMulParams params{gate_up, out, rows, width};
+    if (AllowsEight(width, {gate_up, out}, {})) return LaunchFlat<SiluMulKernel<T, kEight>>(stream, n, kEight, params);
+    return LaunchFlat<SiluMulKernel<T, 1>>(stream, n, 1, params);
+  });
+}
+
+Status Embed(Stream stream, DType dtype, const EmbedParams& p) {
+  simt::LaunchShape shape;
+  shape.grid_x = p.rows;
+  shape.threads = std::min(RowConfig::For(p.width).threads, 256);
+  return VisitFloatDType(dtype, [&](auto t) {
+    using T = decltype(t);
+    if (AllowsEight(p.width, {p.table, p.out}, {})) return simt::Launch<EmbedKernel<T, kEight>>(shape, stream, p);
+    return simt::Launch<EmbedKernel<T, 1>>(shape, stream, p);
+  });
+}
+
+Status RopeTable(Stream stream, const RopeTableParams& p) {
+  return LaunchFlat<RopeTableKernel>(stream, p.rows * p.half, 1, p);
 }
 
 }  // namespace quire::cuda

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/base/device.h"
 #include "core/base/dtype.h"
@@ -10,7 +11,16 @@
 
 namespace quire::cuda {
 
+// How rows are cut, of the width alone.
+struct RowConfig {
+  int threads = 32;  // of a block
+  static RowConfig For(int64_t width);
+  std::string ToString() const;
+};
+
 // residual[r] += x[r] where residual is given; out[r] = v / sqrt(mean(v²) + eps) * weight, with v the new residual or x.
+// Bytes: rows * width * (2 * element size + 8 with a residual). Rows whose addresses and widths are multiples of 16 bytes are
+// read by 16 bytes.
 struct RmsNormParams {
   const void* x = nullptr;        // [rows][width] of dtype, row stride x_stride
   int64_t x_stride = 0;
@@ -23,5 +33,47 @@ struct RmsNormParams {
   int64_t width = 0;
 };
 Status RmsNorm(Stream stream, DType dtype, const RmsNormParams& params);
+
+// RmsNorm over the last dimension of x [rows][heads][head_dim] (row stride x_stride), in place; weight [head_dim].
+struct HeadRmsNormParams {
+  void* x = nullptr;
+  int64_t x_stride = 0;
+  const float* weight = nullptr;
+  float eps = 1e-5f;
+  int64_t rows = 0;
+  int heads = 0;
+  int head_dim = 0;
+};
+Status HeadRmsNorm(Stream stream, DType dtype, const HeadRmsNormParams& params);
+
+// residual[r] += x[r]; x of dtype, residual f32, both dense [rows][width].
+Status AddToResidual(Stream stream, DType dtype, const void* x, float* residual, int64_t rows, int64_t width);
+
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i]; gate_up [rows][2 * width], out [rows][width], of dtype.
+Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
+
+// out[r] = table[ids[r] − vocab_begin] as f32 (the residual that a decoder starts with); table [vocab][width] of dtype, out
+// [rows][width]. Ids outside [vocab_begin, vocab_begin + vocab) give zeros (vocabulary-parallel embedding, padding).
+struct EmbedParams {
+  const void* table = nullptr;
+  int64_t vocab_begin = 0;
+  int64_t vocab = 0;
+  const int32_t* ids = nullptr;  // [rows]
+  int64_t rows = 0;
+  int64_t width = 0;
+  float* out = nullptr;
+};
+Status Embed(Stream stream, DType dtype, const EmbedParams& params);
+
+// cos_sin[r] = {cos, sin}(positions[r] * inv_freq[i]) * magnitude, angles in double; out [rows][2][half], inv_freq [half].
+struct RopeTableParams {
+  const int32_t* positions = nullptr;
+  int64_t rows = 0;
+  const float* inv_freq = nullptr;
+  int half = 0;
+  float magnitude = 1.0f;
+  float* out = nullptr;
+};
+Status RopeTable(Stream stream, const RopeTableParams& params);
 
 }  // namespace quire::cuda

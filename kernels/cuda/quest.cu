@@ -135,7 +135,7 @@ struct QuestScoresKernel {
         continue;
       }
       const T* group = static_cast<const T*>(p.pages.meta) + groups[g] * f.meta_group_stride + h * f.meta_head_stride;
-      float total[kKept];
+      float total[kKept] = {};
       for (int chunk = 0; chunk < chunks; ++chunk) {
         float sum[kValues];
 #pragma unroll
