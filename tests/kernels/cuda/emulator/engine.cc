@@ -297,22 +297,65 @@ void RunAsFibers(Block& b, const std::function<void()>& body, Random& random) {
   current = nullptr;
 }
 
-void RunAsThreads(Block& b, const std::function<void()>& body) {
-  std::vector<std::thread> threads;
-  threads.reserve(b.threads.size());
-  for (Thread& t : b.threads) threads.emplace_back([&t, &body] { RunThread(t, body); });
-  for (std::thread& t : threads) t.join();
-}
+// Threads of the system that run one block after another: starting them costs more than a small block. What hands a block to
+// them and waits for its end orders blocks, as a launch's blocks are ordered anyway, and nothing within one.
+class SystemThreads {
+ public:
+  explicit SystemThreads(int count) {
+    for (int i = 0; i < count; ++i) threads_.emplace_back([this, i] { Loop(i); });
+  }
+  ~SystemThreads() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stop_ = true;
+    }
+    start_.notify_all();
+    for (std::thread& t : threads_) t.join();
+  }
+  // block.threads is as long as `count`.
+  void Run(Block& block, const std::function<void()>& body) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    block_ = &block;
+    body_ = &body;
+    running_ = static_cast<int>(threads_.size());
+    ++round_;
+    start_.notify_all();
+    end_.wait(lock, [&] { return running_ == 0; });
+  }
+
+ private:
+  void Loop(int i) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (uint64_t round = 1;; ++round) {
+      start_.wait(lock, [&] { return stop_ || round_ == round; });
+      if (stop_) return;
+      Thread& t = block_->threads[static_cast<size_t>(i)];
+      lock.unlock();
+      RunThread(t, *body_);
+      lock.lock();
+      if (--running_ == 0) end_.notify_one();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable start_, end_;
+  Block* block_ = nullptr;
+  const std::function<void()>* body_ = nullptr;
+  uint64_t round_ = 0;
+  int running_ = 0;
+  bool stop_ = false;
+  std::vector<std::thread> threads_;
+};
 
 struct FreeShared {
   void operator()(std::byte* p) const { std::free(p); }
 };
 
 void RunBlock(const char* kernel, const simt::LaunchShape& shape, const int64_t (&at)[3], const std::function<void()>& body,
-              Random& random) {
+              Random& random, SystemThreads* system_threads) {
   Block b;
   b.kernel = kernel;
-  b.os_threads = ScopedOptions::Current().os_threads;
+  b.os_threads = system_threads != nullptr;
   // Its own allocation of the exact size, so that AddressSanitizer sees what lies past it.
   void* memory = nullptr;
   if (shape.shared_bytes > 0) CHECK_EQ(posix_memalign(&memory, 128, shape.shared_bytes), 0);
@@ -336,7 +379,7 @@ void RunBlock(const char* kernel, const simt::LaunchShape& shape, const int64_t 
     t.place.shared_bytes = shape.shared_bytes;
   }
   if (b.os_threads) {
-    RunAsThreads(b, body);
+    system_threads->Run(b, body);
   } else {
     RunAsFibers(b, body, random);
   }
@@ -576,9 +619,11 @@ void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& sha
   std::vector<int64_t> order(static_cast<size_t>(blocks));
   for (int64_t i = 0; i < blocks; ++i) order[static_cast<size_t>(i)] = i;
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.Below(i)]);
+  std::unique_ptr<SystemThreads> threads;
+  if (options.os_threads) threads = std::make_unique<SystemThreads>(shape.threads);
   for (const int64_t i : order) {
     const int64_t at[3] = {i % shape.grid_x, i / shape.grid_x % shape.grid_y, i / shape.grid_x / shape.grid_y};
-    RunBlock(kernel, shape, at, body, random);
+    RunBlock(kernel, shape, at, body, random, threads.get());
   }
 }
 

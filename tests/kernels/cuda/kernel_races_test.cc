@@ -1,0 +1,112 @@
+// Every kernel that uses shared memory, on tiny shapes with a thread of the system per CUDA thread, under ThreadSanitizer: a
+// race is reported and fails the process. Results are compared too, so that the shapes are known to do their work.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/kv_append.h"
+#include "kernels/cuda/quest.h"
+#include "kernels/cuda/top_candidates.h"
+#include "tests/kernels/cuda/emulator/options.h"
+#include "tests/kernels/cuda/paged_layer.h"
+#include "tests/kernels/cuda/typed.h"
+
+namespace quire {
+namespace {
+
+using testing::PagedLayer;
+using testing::SeededFloats;
+
+class KernelRaces : public ::testing::Test {
+ protected:
+  static emulator::Options Threads() {
+    emulator::Options options;
+    options.os_threads = true;
+    return options;
+  }
+  emulator::ScopedOptions scoped_{Threads()};
+};
+
+TEST_F(KernelRaces, RmsNorm) {
+  const int64_t width = 512;  // two warps
+  const std::vector<float> x = SeededFloats(width, 1), weight(static_cast<size_t>(width), 1.0f);
+  std::vector<float> out(x.size());
+  cuda::RmsNormParams p;
+  p.x = x.data();
+  p.weight = weight.data();
+  p.out = out.data();
+  p.rows = 1;
+  p.width = p.x_stride = p.out_stride = width;
+  ASSERT_TRUE(cuda::RmsNorm(Stream{}, DType::kF32, p).ok());
+  double squares = 0;
+  for (const float v : out) squares += double{v} * v;
+  EXPECT_NEAR(squares / static_cast<double>(width), 1.0, 1e-3);
+}
+
+TEST_F(KernelRaces, KvAppend) {
+  PagedLayer layer(DType::kBF16, 4, 1, 8, 8, {8});
+  const testing::Typed k(DType::kBF16, SeededFloats(64, 1));
+  const std::vector<int32_t> seq(8, 0), pos{0, 1, 2, 3, 4, 5, 6, 7};
+  cuda::KvAppendParams p;
+  p.pages = layer.Pages();
+  p.table = layer.Table();
+  p.k = p.v = k.data();
+  p.k_stride = p.v_stride = 8;
+  p.row_seq = seq.data();
+  p.row_pos = pos.data();
+  p.rows = 8;
+  ASSERT_GT(cuda::KvAppendConfig::For(layer.format, 0, 8, 1).row_lanes, 1);
+  ASSERT_TRUE(cuda::KvAppend(Stream{}, DType::kBF16, p).ok());
+  for (int c = 0; c < 8; ++c) {
+    float most = -1e30f;
+    for (int i = 4; i < 8; ++i) most = std::max(most, k.At(static_cast<size_t>(i * 8 + c)));
+    EXPECT_EQ(layer.MetaAt(0, 1, 0, 1, c), most);
+  }
+}
+
+TEST_F(KernelRaces, QuestScoresAndTopPages) {
+  // 40 pages of one token: three groups, three warps.
+  PagedLayer layer(DType::kF32, 1, 1, 16, 16, {40});
+  const std::vector<float> bounds = SeededFloats(layer.meta.size() / sizeof(float), 1), q = SeededFloats(2 * 16, 2);
+  std::memcpy(layer.meta.data(), bounds.data(), layer.meta.size());
+  const int32_t seq = 0;
+  const int32_t length = 40;
+  std::vector<float> scores(48);
+  std::vector<int32_t> pages(8), counts(1);
+  cuda::QuestParams p;
+  p.q = q.data();
+  p.q_stride = 32;
+  p.rows = 1;
+  p.q_heads = 2;
+  p.row_seq = &seq;
+  p.row_len = &length;
+  p.pages = layer.Pages();
+  p.table = layer.Table();
+  p.budget = {8, 1, 1};
+  p.max_groups = 3;
+  p.scores = scores.data();
+  SelectionView selection;
+  selection.pages = pages.data();
+  selection.counts = counts.data();
+  selection.max_pages = 8;
+  ASSERT_TRUE(cuda::QuestSelect(Stream{}, DType::kF32, p, selection).ok());
+  EXPECT_EQ(counts[0], 8);
+  EXPECT_EQ(pages[0], 0);
+  EXPECT_EQ(pages[7], 39);
+  EXPECT_TRUE(std::is_sorted(pages.begin(), pages.end()));
+}
+
+TEST_F(KernelRaces, TopCandidates) {
+  const std::vector<float> logits = SeededFloats(300, 1);
+  std::vector<int32_t> ids(5);
+  std::vector<float> values(5), lse(1);
+  std::vector<std::byte> workspace(cuda::TopCandidatesConfig::For(1, 300, 5).workspace_bytes);
+  ASSERT_TRUE(cuda::TopCandidates(Stream{}, DType::kF32, {logits.data(), 300, 1, 300, 0, 5, ids.data(), values.data(), lse.data(), workspace.data()}).ok());
+  EXPECT_EQ(values[0], *std::max_element(logits.begin(), logits.end()));
+}
+
+}  // namespace
+}  // namespace quire
