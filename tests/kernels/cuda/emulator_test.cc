@@ -399,6 +399,7 @@ TEST(EmulatorDeathTest, AccessesOutOfBoundsAreFoundInSharedAndGlobalMemory) {
   for (const bool os : {false, true}) {
     const auto shared_body = [&] { sink = reinterpret_cast<int*>(simt::SharedBytes())[simt::ThreadIndex() + 1]; };
     EXPECT_DEATH(ErrorOf(64, 64 * sizeof(int), shared_body, os), "heap-buffer-overflow");
+    EXPECT_DEATH(ErrorOf(64, 64 * sizeof(int), shared_body, os), "in body, block .0, 0, 0.: thread 63");
     EXPECT_DEATH(ErrorOf(64, 0, [&] { sink = global[static_cast<size_t>(simt::ThreadIndex() + 1)]; }, os),
                  "heap-buffer-overflow");
   }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -20,6 +21,16 @@
 #include "core/base/check.h"
 #include "tests/kernels/cuda/emulator/fiber.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#define QUIRE_ENGINE_ASAN 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define QUIRE_ENGINE_ASAN 1
+#endif
+#endif
+#if defined(QUIRE_ENGINE_ASAN)
+#include <sanitizer/asan_interface.h>
+#endif
 #if defined(__SANITIZE_THREAD__)
 #define QUIRE_ENGINE_TSAN 1
 #elif defined(__has_feature)
@@ -164,6 +175,14 @@ std::string BlockName(const Block& b) {
          std::to_string(at[2]) + ")";
 }
 
+#if defined(QUIRE_ENGINE_ASAN)
+// AddressSanitizer's reports name the line; this names the thread.
+void NameThread(const char*) {
+  if (current == nullptr) return;
+  std::fprintf(stderr, "in %s: thread %d\n", BlockName(*current->block).c_str(), current->place.thread);
+}
+#endif
+
 // Lock held (or fibers): everybody who waits wakes up and leaves.
 void SetError(Block& b, const std::string& what) {
   if (b.error.empty()) b.error = BlockName(b) + ": " + what;
@@ -297,8 +316,9 @@ void RunAsFibers(Block& b, const std::function<void()>& body, Random& random) {
   current = nullptr;
 }
 
-// Threads of the system that run one block after another: starting them costs more than a small block. What hands a block to
-// them and waits for its end orders blocks, as a launch's blocks are ordered anyway, and nothing within one.
+// Threads of the system that run one block after another: starting them costs more than a small block. For ThreadSanitizer
+// a block begins after what its launch did before, and the launch goes on after all threads of the block; nothing orders one
+// thread after another.
 class SystemThreads {
  public:
   explicit SystemThreads(int count) {
@@ -306,33 +326,47 @@ class SystemThreads {
   }
   ~SystemThreads() {
     {
+      const Hidden hidden;
       const std::lock_guard<std::mutex> lock(mutex_);
       stop_ = true;
+      start_.notify_all();
     }
-    start_.notify_all();
     for (std::thread& t : threads_) t.join();
   }
   // block.threads is as long as `count`.
   void Run(Block& block, const std::function<void()>& body) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    block_ = &block;
-    body_ = &body;
-    running_ = static_cast<int>(threads_.size());
-    ++round_;
-    start_.notify_all();
-    end_.wait(lock, [&] { return running_ == 0; });
+    ReleaseOrder(&begin_tag_);
+    {
+      const Hidden hidden;
+      std::unique_lock<std::mutex> lock(mutex_);
+      block_ = &block;
+      body_ = &body;
+      running_ = static_cast<int>(threads_.size());
+      ++round_;
+      start_.notify_all();
+      end_.wait(lock, [&] { return running_ == 0; });
+    }
+    AcquireOrder(&end_tag_);
   }
 
  private:
   void Loop(int i) {
-    std::unique_lock<std::mutex> lock(mutex_);
     for (uint64_t round = 1;; ++round) {
-      start_.wait(lock, [&] { return stop_ || round_ == round; });
-      if (stop_) return;
-      Thread& t = block_->threads[static_cast<size_t>(i)];
-      lock.unlock();
-      RunThread(t, *body_);
-      lock.lock();
+      Thread* thread = nullptr;
+      const std::function<void()>* body = nullptr;
+      {
+        const Hidden hidden;
+        std::unique_lock<std::mutex> lock(mutex_);
+        start_.wait(lock, [&] { return stop_ || round_ == round; });
+        if (stop_) return;
+        thread = &block_->threads[static_cast<size_t>(i)];
+        body = body_;
+      }
+      AcquireOrder(&begin_tag_);
+      RunThread(*thread, *body);
+      ReleaseOrder(&end_tag_);
+      const Hidden hidden;
+      const std::lock_guard<std::mutex> lock(mutex_);
       if (--running_ == 0) end_.notify_one();
     }
   }
@@ -344,6 +378,7 @@ class SystemThreads {
   uint64_t round_ = 0;
   int running_ = 0;
   bool stop_ = false;
+  char begin_tag_ = 0, end_tag_ = 0;
   std::vector<std::thread> threads_;
 };
 
@@ -599,6 +634,9 @@ uint64_t Tick() {
 
 void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& shape, const std::function<void()>& body) {
   CHECK(current == nullptr);
+#if defined(QUIRE_ENGINE_ASAN)
+  __asan_set_error_report_callback(NameThread);
+#endif
   const auto refuse = [&](const std::string& what) { throw Error(std::string(kernel) + ": " + what); };
   if (shape.threads < 32 || shape.threads % 32 != 0 || shape.threads > max_threads || shape.threads > 1024) {
     refuse("a block of " + std::to_string(shape.threads) + " threads; it takes a multiple of 32, at most " +
