@@ -27,6 +27,11 @@
 //  - Vector accesses are aligned to their size.
 // A function that calls one of these with a `Where where = Where::current()` of its own names its caller in the messages.
 //
+// A new kernel: its .cu in kernels/cuda/sources.cmake, its test in tests/kernels/cuda (typed.h and paged_layer.h there make the
+// buffers; several seeds show what one order hides), and a tiny shape of it in kernel_races_test.cc there. Nothing in it asks
+// which compiler it meets. A name that quire and simt share (ToFloat) is called as simt::ToFloat. `if` around a collective is
+// fine where a whole warp (for SyncThreads, the whole block) takes the same side.
+//
 // Every other function of a kernel is marked QUIRE_DEVICE; constexpr functions (PageFormat's offsets, say) work on both sides.
 // Storage of 16-bit floats is BF16 and F16 of core/base/dtype.h; their conversions here are device code.
 #pragma once

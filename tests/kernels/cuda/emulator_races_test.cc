@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <functional>
+#include <thread>
 
 #include "kernels/cuda/simt.h"
 #include "tests/kernels/cuda/emulator/options.h"
@@ -74,6 +75,27 @@ TEST_F(EmulatorRacesDeathTest, ABarrierOrdersAndItsAbsenceIsARace) {
   EXPECT_NO_RACE(64, Exchange([] { simt::SyncThreads(); }));
   EXPECT_NO_RACE(64, Exchange([] { simt::NamedBarrierSync(2, 64); }));
   EXPECT_RACE(64, Exchange([] {}));
+}
+
+// One thread publishes by an atomic, another waits for it: a race without fences.
+Body Publish(bool fences) {
+  return [fences] {
+    auto* flag = Ints() + 1;
+    if (simt::ThreadIndex() == 0) {
+      Ints()[0] = 7;
+      if (fences) simt::ThreadFence();
+      simt::AtomicExchange(flag, 1);
+    } else if (simt::ThreadIndex() == 32) {
+      while (simt::AtomicAdd(flag, 0) != 1) std::this_thread::yield();
+      if (fences) simt::ThreadFence();
+      if (Ints()[0] != 7) std::abort();
+    }
+  };
+}
+
+TEST_F(EmulatorRacesDeathTest, FencesOrderWhatAnAtomicPublishes) {
+  EXPECT_NO_RACE(64, Publish(true));
+  EXPECT_RACE(64, Publish(false));
 }
 
 TEST_F(EmulatorRacesDeathTest, AWarpBarrierOrdersItsWarpOnly) {

@@ -152,6 +152,7 @@ struct Block {
   std::vector<Thread> threads;
   std::vector<std::vector<PendingWarp>> warps;
   Barrier barriers[16];
+  char fence_tag = 0;
   // For ThreadSanitizer: tags of even and odd barriers of the whole warp, and of those of some lanes.
   std::vector<std::array<char, 3>> warp_tags;
   std::vector<std::array<uint64_t, 32>> warp_rounds;  // barriers of the whole warp that a lane has passed
@@ -567,6 +568,12 @@ void BlockBarrier(int id, int threads, bool wait, const Where& where) {
     }
   }
   if (wait) AcquireOrder(tag);
+}
+
+void Fence() {
+  Block& b = *Current().block;
+  ReleaseOrder(&b.fence_tag);
+  AcquireOrder(&b.fence_tag);
 }
 
 // ------------------------------------------------------------------------------------------------------ asynchronous copies

@@ -46,6 +46,9 @@ void WarpBarrier(uint32_t mask, const Where& where);
 // id 0 is SyncThreads; wait false: arrives only.
 void BlockBarrier(int id, int threads, bool wait, const Where& where);
 
+// Orders this thread's memory with that of others who pass a fence before (for ThreadSanitizer, with more than hardware would).
+void Fence();
+
 void CopyAsync(void* shared, const void* global, int bytes, bool there, const Where& where);
 void CopyCommit();
 void CopyWait(int groups);

@@ -50,7 +50,7 @@ inline void NamedBarrierArrive(int id, int threads, Where where = Where::current
   if (id == 0) emulator::Fail("named barriers are 1 to 15; 0 is SyncThreads", where);
   emulator::BlockBarrier(id, threads, false, where);
 }
-inline void ThreadFence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void ThreadFence() { emulator::Fence(); }
 
 namespace internal {
 

@@ -1,0 +1,7 @@
+# The kernels, for nvcc (here) and for the emulator (tests/kernels/cuda).
+set(QUIRE_CUDA_SOURCES
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/elementwise.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/kv_append.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/page_ops.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/quest.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/top_candidates.cu)
