@@ -14,6 +14,7 @@ Status WithoutGrpc() {
 Command Absent(CLI::App& parent, const char* name) {
   CLI::App* app = parent.add_subcommand(name, "(this program was built without gRPC)");
   app->allow_extras();
+  app->fallthrough(false);  // or the program itself is offered the flags, and refuses them
   return {app, WithoutGrpc};
 }
 
