@@ -6,10 +6,12 @@
 #include <cmath>
 #include <cstring>
 
+#include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/top_candidates.h"
+#include "kernels/reference/attention.h"
 #include "tests/kernels/cuda/emulator/options.h"
 #include "tests/kernels/cuda/paged_layer.h"
 #include "tests/kernels/cuda/typed.h"
@@ -107,6 +109,35 @@ TEST_F(KernelRaces, TopCandidates) {
   ASSERT_TRUE(cuda::TopCandidates(Stream{}, DType::kF32, {logits.data(), 300, 1, 300, 0, 5, ids.data(), values.data(), lse.data(), workspace.data()}).ok());
   EXPECT_EQ(values[0], *std::max_element(logits.begin(), logits.end()));
 }
+
+// Two chunks and their merge.
+void DecodeAttention(int group) {
+  PagedLayer layer(DType::kBF16, 16, 1, 64, 64, {150}, false);
+  const testing::Typed k(DType::kBF16, SeededFloats(layer.k.size() / 2, 1)), v(DType::kBF16, SeededFloats(layer.v.size() / 2, 2));
+  layer.k = k.bytes();
+  layer.v = v.bytes();
+  const std::vector<float> q = SeededFloats(static_cast<size_t>(group) * 64, 3);
+  const int32_t seq = 0, length = 150;
+  std::vector<float> out(q.size()), want(q.size());
+  AttentionDecodeParams p;
+  p.q = q.data();
+  p.out = out.data();
+  p.q_stride = p.out_stride = group * 64;
+  p.rows = 1;
+  p.q_heads = group;
+  p.row_seq = &seq;
+  p.row_len = &length;
+  p.pages = layer.Pages();
+  p.table = layer.Table();
+  p.scale = 0.125f;
+  std::vector<float> workspace(cuda::AttentionDecodeWorkspace(p, 10) / sizeof(float));
+  ASSERT_FALSE(workspace.empty());
+  ASSERT_TRUE(cuda::AttentionDecode(Stream{}, p, 10, workspace.data()).ok());
+  p.out = want.data();
+  reference::AttentionDecode(p, IdentityMod{});
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(out[i], want[i], 1e-4);
+}
+TEST_F(KernelRaces, AttentionDecode) { DecodeAttention(2); }
 
 }  // namespace
 }  // namespace quire

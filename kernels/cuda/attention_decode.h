@@ -1,0 +1,63 @@
+// Decode attention on the GPU: the contract of kernels/attention_decode.h with its parameter struct, whose pointers are device
+// memory here (`selection` itself is read on the host, at the launch). Queries and results are f32; the cache is bf16, f16 or
+// f32. A row whose sequence is negative is padding and counts as empty: 0 and −inf.
+//
+// A list of pages is cut into chunks of slots by its own number of pages alone; a block takes one chunk of one (row, KV head) and
+// a second kernel merges the chunks in order. So a head's bits depend on its row, length and list, never on the batch, the other
+// heads or the longest row there may be. (One exception, as on the CPU: groups of four heads and more go over tensor cores, so
+// ranks that share a KV head and hold less than four of its heads may round differently.)
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "core/base/device.h"
+#include "core/base/status.h"
+#include "kernels/attention_decode.h"
+
+namespace quire::cuda {
+
+// How decode attention is cut: pure arithmetic on sizes and lengths.
+struct AttentionDecodeConfig {
+  static constexpr int kLeastChunk = 128, kMostChunk = 1024;
+
+  // Slots of a page with its V words whole.
+  static constexpr int PageSlots(const PageFormat& f) { return (f.page_size + f.word - 1) / f.word * f.word; }
+  // Slots of a chunk for a list of so many pages. Long lists get longer chunks: fewer partial results, still enough blocks.
+  // Whole pages where they fit.
+  static constexpr int ChunkSlots(int pages, int page_slots) {
+    const int64_t slots = int64_t{pages} * page_slots;
+    const int chunk = slots <= 32 * 128 ? kLeastChunk : slots <= 64 * 256 ? 256 : slots <= 128 * 512 ? 512 : kMostChunk;
+    return page_slots <= chunk ? chunk / page_slots * page_slots : chunk;
+  }
+  static constexpr int Chunks(int pages, int page_slots) {
+    const int chunk = ChunkSlots(pages, page_slots);
+    return static_cast<int>((int64_t{pages} * page_slots + chunk - 1) / chunk);
+  }
+
+  bool tensor_cores = false;
+  int heads_per_pass = 1;  // query heads of a block; larger groups take several blocks
+  int passes = 1;
+  int threads = 128;
+  int parts = 1;        // chunks of the longest list there may be, or of a shorter one that has more
+  int chunk_slots = 0;  // of the longest chunk there may be
+  bool direct = false;  // lists of one chunk at most: results are written at once, without a merge
+  size_t shared_bytes = 0;
+  int64_t record_floats = 0;  // of a chunk and KV head: [group][2] maximum (to base 2) and sum, then [group][v_dim]
+
+  // most_pages: of a list, the most there may be.
+  static AttentionDecodeConfig For(const PageFormat& format, int q_heads, int most_pages);
+  std::string ToString() const;
+};
+
+// Bytes of workspace for these sizes; params' pointers are not looked at.
+size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params, int most_pages);
+
+// most_pages: at least every row's listed pages (dense: of its length; a captured graph passes the most there may be). A row
+// with more comes back as NaN. workspace: AttentionDecodeWorkspace bytes of device memory, 16-byte aligned.
+// Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size.
+Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace);
+
+}  // namespace quire::cuda

@@ -1,0 +1,427 @@
+// Decode attention on the GPU under the emulator, against the reference on ALGORITHMS.md's grid (all pairs of its factors) and
+// the identities a sparse, batched, paged kernel must keep. Everything outside the selection is NaN in every case.
+#include "kernels/cuda/attention_decode.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "kernels/reference/attention.h"
+#include "tests/kernels/cuda/emulator/options.h"
+#include "tests/kernels/paged_cache.h"
+#include "tests/kernels/pairwise.h"
+
+namespace quire {
+namespace {
+
+using cuda::AttentionDecodeConfig;
+using testing::PagedCache;
+using testing::RandomFloats;
+using testing::RelativeError;
+using testing::SameBits;
+
+Context Pool() {
+  static ThreadPool pool(2);
+  Context ctx;
+  ctx.pool = &pool;
+  return ctx;
+}
+
+// Everything one call reads and writes.
+struct Decode {
+  Decode(const PagedCache& cache, int q_heads, std::vector<int32_t> row_seq, std::vector<int32_t> row_len, uint64_t seed)
+      : seq(std::move(row_seq)), len(std::move(row_len)) {
+    const PageFormat& f = cache.table().format;
+    const size_t rows = seq.size();
+    p.q_stride = q_heads * f.k_dim + 3;
+    p.out_stride = q_heads * f.v_dim + 5;
+    q = RandomFloats(rows * static_cast<size_t>(p.q_stride), seed);
+    out.assign(rows * static_cast<size_t>(p.out_stride), -7.0f);
+    lse.assign(rows * static_cast<size_t>(q_heads), -7.0f);
+    p.rows = static_cast<int>(rows);
+    p.q_heads = q_heads;
+    p.pages = cache.pages();
+    p.table = cache.table();
+    p.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
+  }
+  AttentionDecodeParams Params() {
+    p.q = q.data();
+    p.out = out.data();
+    p.lse = lse.data();
+    p.row_seq = seq.data();
+    p.row_len = len.data();
+    return p;
+  }
+  int MostPages() const {
+    const int longest = *std::max_element(len.begin(), len.end()), size = p.table.format.page_size;
+    return (longest + size - 1) / size;
+  }
+  void Run(uint64_t seed, int most_pages = -1) {
+    emulator::Options options;
+    options.seed = seed;
+    const emulator::ScopedOptions scoped(options);
+    if (most_pages < 0) most_pages = MostPages();
+    const AttentionDecodeParams params = Params();
+    // NaN, so that nothing relies on zeroes; of the exact size.
+    std::vector<float> workspace(cuda::AttentionDecodeWorkspace(params, most_pages) / sizeof(float),
+                                 std::numeric_limits<float>::quiet_NaN());
+    const Status status = cuda::AttentionDecode(Stream{}, params, most_pages, workspace.data());
+    ASSERT_TRUE(status.ok()) << status.ToString();
+  }
+  void RunReference() { reference::AttentionDecode(Params(), IdentityMod{}); }
+
+  std::vector<int32_t> seq, len;
+  std::vector<float> q, out, lse;
+  AttentionDecodeParams p;
+};
+
+struct Selection {
+  Selection(int rows, int kv_heads, int max_pages)
+      : pages(static_cast<size_t>(rows) * kv_heads * max_pages, -1), counts(static_cast<size_t>(rows) * kv_heads) {
+    view.max_pages = max_pages;
+    view.pages = pages.data();
+    view.counts = counts.data();
+  }
+  void Set(size_t list, const std::vector<int32_t>& ids) {
+    counts[list] = static_cast<int32_t>(ids.size());
+    std::copy(ids.begin(), ids.end(), pages.begin() + static_cast<int64_t>(list) * view.max_pages);
+  }
+  std::vector<int32_t> Get(size_t list) const {
+    const auto begin = pages.begin() + static_cast<int64_t>(list) * view.max_pages;
+    return {begin, begin + counts[list]};
+  }
+  std::vector<int32_t> pages, counts;
+  SelectionView view;
+};
+
+std::vector<int32_t> RandomPages(int pages, int count, std::mt19937_64& random) {
+  std::vector<int32_t> all(static_cast<size_t>(pages));
+  std::iota(all.begin(), all.end(), 0);
+  std::shuffle(all.begin(), all.end(), random);
+  all.resize(static_cast<size_t>(std::min(pages, count)));
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+// f32 arithmetic over the same rounded cache. Tensor cores take q and the weights in two parts of the cache's type.
+double Tolerance(DType dtype) { return dtype == DType::kBF16 ? 3e-5 : 3e-6; }
+
+struct Case {
+  int n, page_size, budget_pages, dim, q_heads, kv_heads, batch, window;
+  DType dtype;
+};
+
+void RunCase(const Case& c, uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << "n " << c.n << " page " << c.page_size << " budget " << c.budget_pages << " d " << c.dim
+                                    << " heads " << c.q_heads << "/" << c.kv_heads << " batch " << c.batch << " window "
+                                    << c.window << " " << DTypeName(c.dtype) << " seed " << seed);
+  std::mt19937_64 random(seed);
+  const int rows = c.batch == 0 ? 4 : c.batch;
+  std::vector<int> lengths(static_cast<size_t>(rows));
+  std::vector<int32_t> seq, len;
+  for (int r = 0; r < rows; ++r) {
+    // batch 0: ragged; else one row of n tokens among short ones.
+    const int cap = std::min(c.n, c.batch == 0 ? 200 : 40);
+    lengths[static_cast<size_t>(r)] = r == 0 ? c.n : c.batch == 0 ? static_cast<int>(random() % (cap + 1)) : cap;
+    seq.push_back(r);
+    len.push_back(lengths[static_cast<size_t>(r)]);
+  }
+  PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, lengths, seed);
+  cache.Fill(Pool());
+  Decode call(cache, c.q_heads, seq, len, seed + 1);
+  call.p.window = c.window;
+  Selection selection(rows, c.kv_heads, std::max(1, std::max(c.budget_pages, cache.Pages(0))));
+  for (int r = 0; r < rows; ++r) {
+    for (int h = 0; h < c.kv_heads; ++h) {
+      const size_t list = static_cast<size_t>(r * c.kv_heads + h);
+      const int pages = cache.Pages(r);
+      selection.Set(list, RandomPages(pages, c.budget_pages == 0 ? pages : c.budget_pages, random));
+      const auto ids = selection.Get(list);
+      for (int page = 0; page < pages; ++page) {
+        if (!std::binary_search(ids.begin(), ids.end(), page)) cache.Poison(cache.PageId(r, page), h);
+      }
+    }
+    for (int pos = len[static_cast<size_t>(r)]; pos < cache.Pages(r) * c.page_size; ++pos) cache.PoisonSlot(r, pos);
+  }
+  call.p.selection = c.budget_pages == 0 ? nullptr : &selection.view;
+  call.RunReference();
+  const Decode expected = call;
+  call.Run(seed, c.budget_pages == 0 ? -1 : std::min(c.budget_pages, cache.Pages(0)));
+  EXPECT_LE(RelativeError(call.out, expected.out), Tolerance(c.dtype));
+  EXPECT_LE(RelativeError(call.lse, expected.lse), Tolerance(c.dtype));
+  if (c.budget_pages == 0 && c.n <= 2000) {
+    // A selection of all pages is dense, bit for bit, also among longer rows.
+    const Decode dense = call;
+    call.p.selection = &selection.view;
+    call.Run(seed + 5, call.MostPages() + 300);
+    EXPECT_TRUE(SameBits(call.out, dense.out));
+    EXPECT_TRUE(SameBits(call.lse, dense.lse));
+  }
+}
+
+void RunGrid(const std::vector<int>& lengths, const std::vector<int>& batches) {
+  const std::vector<int> pages{1, 3, 7, 16, 32, 64}, budgets{1, 4, 16, 64, 0}, dims{64, 80, 96, 128, 256};
+  const std::vector<std::pair<int, int>> heads{{32, 32}, {32, 8}, {9, 3}, {8, 1}};
+  const std::vector<int> windows{0, 45};
+  const std::vector<DType> dtypes{DType::kBF16, DType::kF16, DType::kF32};
+  const auto rows = testing::AllPairs({static_cast<int>(lengths.size()), 6, 5, 5, 4, static_cast<int>(batches.size()), 3, 2});
+  uint64_t seed = 1;
+  for (const std::vector<int>& r : rows) {
+    const auto at = [&](const auto& values, size_t i) { return values[static_cast<size_t>(r[i])]; };
+    RunCase({at(lengths, 0), at(pages, 1), at(budgets, 2), at(dims, 3), at(heads, 4).first, at(heads, 4).second,
+             at(batches, 5), at(windows, 7), at(dtypes, 6)},
+            seed++);
+  }
+}
+
+TEST(SlowCudaAttentionDecode, AgreesWithTheReferenceOnShortLengths) { RunGrid({1, 15, 16, 17, 63, 127}, {1, 3, 17, 0}); }
+TEST(SlowCudaAttentionDecode, AgreesWithTheReferenceOnTheWholeGrid) {
+  RunGrid({1, 15, 16, 17, 63, 127, 1110, 4099, 8192, 28837}, {1, 3, 17, 0});
+}
+
+TEST(CudaAttentionDecode, AgreesWithTheReferenceOnNamedCorners) {
+  uint64_t seed = 100;
+  for (const DType dtype : {DType::kBF16, DType::kF16, DType::kF32}) {
+    RunCase({1, 16, 0, 64, 4, 1, 1, 0, dtype}, ++seed);
+    RunCase({127, 16, 4, 128, 8, 2, 1, 0, dtype}, ++seed);
+    RunCase({300, 32, 0, 64, 8, 1, 0, 0, dtype}, ++seed);
+    RunCase({500, 64, 3, 96, 9, 3, 1, 45, dtype}, ++seed);
+    RunCase({63, 7, 0, 80, 2, 2, 3, 0, dtype}, ++seed);
+    RunCase({200, 3, 16, 64, 3, 1, 1, 45, dtype}, ++seed);
+    RunCase({33, 1, 0, 64, 1, 1, 0, 0, dtype}, ++seed);
+    RunCase({150, 16, 0, 256, 4, 1, 1, 0, dtype}, ++seed);
+  }
+}
+
+TEST(CudaAttentionDecode, LongListsAreCutAndPagesMayBeLargerThanAChunk) {
+  RunCase({1110, 16, 0, 64, 4, 1, 1, 0, DType::kBF16}, 1);
+  RunCase({1110, 16, 40, 64, 2, 1, 1, 0, DType::kF16}, 2);
+  RunCase({4300, 16, 0, 64, 1, 1, 1, 0, DType::kBF16}, 3);
+  RunCase({1500, 700, 0, 64, 4, 1, 1, 0, DType::kBF16}, 4);
+  RunCase({1500, 701, 2, 64, 5, 1, 1, 0, DType::kF32}, 5);
+  RunCase({700, 704, 0, 64, 4, 1, 1, 0, DType::kF16}, 6);
+}
+
+TEST(SlowCudaAttentionDecode, EveryBandOfChunksAgreesWithTheReference) {
+  RunCase({20000, 16, 0, 64, 4, 1, 1, 0, DType::kBF16}, 1);
+  RunCase({70000, 64, 0, 64, 1, 1, 1, 0, DType::kBF16}, 2);
+  RunCase({70000, 32, 0, 64, 8, 1, 1, 0, DType::kF16}, 3);
+}
+
+TEST(CudaAttentionDecode, TakesSmallAndOddWidthsAndLargeGroups) {
+  for (const int dim : {2, 6, 8, 18, 34}) {
+    RunCase({70, 16, 0, dim, 3, 1, 3, 0, DType::kBF16}, 20);
+    RunCase({70, 5, 4, dim, 4, 2, 3, 0, DType::kF32}, 21);
+  }
+  RunCase({40, 16, 0, 640, 2, 1, 1, 0, DType::kBF16}, 23);
+  for (const int group : {1, 2, 3, 5, 7, 12, 16, 17, 40}) RunCase({100, 16, 3, 64, group, 1, 1, 0, DType::kBF16}, 22);
+}
+
+TEST(CudaAttentionDecode, EmptyListsEmptyRowsAndPaddingGiveZeroAndMinusInfinity) {
+  for (const int q_heads : {4, 16}) {
+    for (const int most_pages : {3, 100}) {
+      PagedCache cache(DType::kBF16, 16, 2, 64, 64, {40, 5}, 1);
+      cache.Fill(Pool());
+      Decode call(cache, q_heads, {0, 1, -1}, {40, 0, 30}, 2);
+      Selection selection(3, 2, 3);
+      selection.Set(0, {1, 2});
+      selection.counts[4] = 3;  // of the padding row: not to be looked at
+      call.p.selection = &selection.view;
+      call.Run(2, most_pages);
+      const int group = q_heads / 2;
+      for (int row = 0; row < 3; ++row) {
+        for (int head = 0; head < q_heads; ++head) {
+          const bool read = row == 0 && head < group;
+          const float lse = call.lse[static_cast<size_t>(row * q_heads + head)];
+          EXPECT_EQ(std::isfinite(lse), read);
+          if (read) continue;
+          EXPECT_EQ(lse, -std::numeric_limits<float>::infinity());
+          for (int c = 0; c < 64; ++c) EXPECT_EQ(call.out[static_cast<size_t>(row * call.p.out_stride + head * 64 + c)], 0.0f);
+        }
+      }
+    }
+  }
+}
+
+TEST(CudaAttentionDecode, ChangingOneHeadsSetChangesThatHeadOnly) {
+  for (const int group : {3, 5}) {
+    PagedCache cache(DType::kBF16, 16, 3, 64, 64, {500}, 1);
+    cache.Fill(Pool());
+    Decode call(cache, 3 * group, {0}, {500}, 2);
+    Selection selection(1, 3, 32);
+    for (size_t h = 0; h < 3; ++h) selection.Set(h, {0, 5, 9, 31});
+    call.p.selection = &selection.view;
+    call.Run(2);
+    const std::vector<float> before = call.out;
+    selection.Set(1, {0, 6, 9, 31});
+    call.Run(3);
+    for (int head = 0; head < 3 * group; ++head) {
+      const bool same = std::memcmp(&before[static_cast<size_t>(head * 64)], &call.out[static_cast<size_t>(head * 64)], 256) == 0;
+      EXPECT_EQ(same, head / group != 1) << head;
+    }
+  }
+}
+
+TEST(CudaAttentionDecode, BitsDependNeitherOnPagesNorOrderNorBatchNorHeads) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int group : {2, 4}) {
+      PagedCache cache(dtype, 16, 2, 64, 64, {600, 333}, 1);
+      cache.Fill(Pool());
+      Decode batch(cache, 2 * group, {0, 1, 1}, {600, 333, 100}, 2);
+      batch.Run(1);
+      Decode again = batch;
+      again.Run(77, 400);
+      EXPECT_TRUE(SameBits(again.out, batch.out));
+      EXPECT_TRUE(SameBits(again.lse, batch.lse));
+      const auto width = static_cast<size_t>(2 * group * 64);
+      for (size_t r = 0; r < 3; ++r) {
+        Decode alone(cache, 2 * group, {batch.seq[r]}, {batch.len[r]}, 9);
+        std::copy_n(batch.q.begin() + static_cast<int64_t>(r) * batch.p.q_stride, width, alone.q.begin());
+        alone.Run(2);  // row 2 is one chunk, alone
+        EXPECT_EQ(std::memcmp(alone.out.data(), &batch.out[r * static_cast<size_t>(batch.p.out_stride)], width * 4), 0) << r;
+      }
+      cache.PermutePages();
+      again.p.table = cache.table();
+      again.Run(3);
+      EXPECT_TRUE(SameBits(again.out, batch.out));
+
+      // A rank that holds the second KV head alone.
+      PagedCache one(dtype, 16, 1, 64, 64, {600}, 5);
+      const PageFormat &f = cache.table().format, &g = one.table().format;
+      for (int page = 0; page < cache.Pages(0); ++page) {
+        const auto copy = [&](void* to, const void* from, int64_t to_stride, int64_t from_stride, int64_t head) {
+          std::memcpy(static_cast<BF16*>(to) + one.PageId(0, page) * to_stride,
+                      static_cast<const BF16*>(from) + cache.PageId(0, page) * from_stride + head, static_cast<size_t>(head) * 2);
+        };
+        copy(one.pages().k, cache.pages().k, g.k_page_stride, f.k_page_stride, f.k_head_stride);
+        copy(one.pages().v, cache.pages().v, g.v_page_stride, f.v_page_stride, f.v_head_stride);
+      }
+      Decode local(one, group, {0}, {600}, 9);
+      std::copy_n(batch.q.begin() + group * 64, group * 64, local.q.begin());
+      local.Run(4);
+      EXPECT_EQ(std::memcmp(local.out.data(), &batch.out[static_cast<size_t>(group * 64)], static_cast<size_t>(group) * 256), 0);
+    }
+  }
+}
+
+TEST(CudaAttentionDecode, FreedPagesOfAWindowAreNeverTouched) {
+  for (const int group : {2, 4}) {
+    PagedCache cache(DType::kF16, 16, 1, 64, 64, {200}, 1);
+    cache.Fill(Pool());
+    Decode call(cache, group, {0}, {200}, 2);
+    call.p.window = 70;
+    call.RunReference();
+    const Decode expected = call;
+    for (int page = 0; page < 8; ++page) cache.PageId(0, page) = -1;  // positions 0 … 127; the window is 130 … 199
+    call.Run(1);
+    EXPECT_LE(RelativeError(call.out, expected.out), Tolerance(DType::kF16));
+    // Without a window the freed pages count as not there.
+    call.p.window = 0;
+    call.RunReference();
+    const Decode holes = call;
+    call.Run(1);
+    EXPECT_LE(RelativeError(call.out, holes.out), Tolerance(DType::kF16));
+  }
+}
+
+TEST(CudaAttentionDecode, SlotMaskAndSparqsCorrectionAgreeWithTheReference) {
+  for (const int page_size : {7, 16, 80}) {
+    PagedCache cache(DType::kBF16, page_size, 2, 64, 64, {900}, 1);
+    cache.Fill(Pool());
+    Decode call(cache, 8, {0}, {900}, 2);
+    Selection selection(1, 2, 12);
+    for (size_t h = 0; h < 2; ++h) selection.Set(h, RandomPages(cache.Pages(0), 9, cache.random()));
+    const int words = (page_size + 63) / 64;
+    std::vector<uint64_t> mask(2 * 12 * static_cast<size_t>(words));
+    for (uint64_t& m : mask) m = cache.random()();
+    const std::vector<float> alpha = RandomFloats(8, 3), mean = RandomFloats(2 * 64, 4);
+    selection.view.slot_mask = mask.data();
+    selection.view.mask_words = words;
+    selection.view.alpha = const_cast<float*>(alpha.data());
+    selection.view.v_mean = const_cast<float*>(mean.data());
+    call.p.selection = &selection.view;
+    call.RunReference();
+    const Decode expected = call;
+    // What the mask leaves out may be NaN.
+    for (size_t i = 0; i < 9; ++i) {
+      const auto shared = selection.Get(0)[i];
+      if (std::ranges::count(selection.Get(1), shared) != 0) continue;
+      for (int slot = 0; slot < page_size; ++slot) {
+        if ((mask[i * static_cast<size_t>(words) + static_cast<size_t>(slot) / 64] >> (slot % 64) & 1) == 0 &&
+            shared * page_size + slot < 900) {
+          cache.PoisonSlot(0, shared * page_size + slot);
+        }
+      }
+    }
+    call.Run(2);
+    EXPECT_LE(RelativeError(call.out, expected.out), Tolerance(DType::kBF16));
+    EXPECT_LE(RelativeError(call.lse, expected.lse), Tolerance(DType::kBF16));
+  }
+}
+
+TEST(CudaAttentionDecode, NanInAReadPageShows) {
+  for (const int group : {1, 4}) {
+    PagedCache cache(DType::kBF16, 16, 1, 64, 64, {600}, 1);
+    cache.Fill(Pool());
+    cache.PoisonSlot(0, 300);
+    Decode call(cache, group, {0}, {600}, 2);
+    call.Run(1);
+    EXPECT_TRUE(std::isnan(call.out[0]));
+    EXPECT_TRUE(std::isnan(call.lse[0]));
+  }
+}
+
+TEST(CudaAttentionDecode, ARowLongerThanTheMostComesBackAsNan) {
+  for (const int group : {2, 8}) {
+    PagedCache cache(DType::kBF16, 16, 1, 64, 64, {330, 16}, 1);
+    cache.Fill(Pool());
+    for (const int most_pages : {4, 20}) {  // one chunk and several
+      Decode call(cache, group, {0, 1}, {330, 16}, 2);
+      call.Run(1, most_pages);
+      for (int head = 0; head < group; ++head) {
+        EXPECT_TRUE(std::isnan(call.lse[static_cast<size_t>(head)]));
+        EXPECT_TRUE(std::isfinite(call.lse[static_cast<size_t>(group + head)]));
+        EXPECT_TRUE(std::isnan(call.out[static_cast<size_t>(head * 64 + 63)]));
+      }
+    }
+  }
+}
+
+TEST(CudaAttentionDecode, RefusesPagesThatItCannotIndex) {
+  AttentionDecodeParams p;
+  p.table.format = *PageFormat::Create(DType::kBF16, 40000, 1, 64, 64);
+  p.q_heads = 1;
+  const Status status = cuda::AttentionDecode(Stream{}, p, 1, nullptr);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(status.ToString().find("40000"), std::string::npos);
+}
+
+TEST(CudaAttentionDecode, ChunksDependOnListedPagesAlone) {
+  using Config = AttentionDecodeConfig;
+  EXPECT_EQ(Config::ChunkSlots(1, 16), 128);
+  EXPECT_EQ(Config::ChunkSlots(256, 16), 128);
+  EXPECT_EQ(Config::ChunkSlots(257, 16), 256);
+  EXPECT_EQ(Config::ChunkSlots(1025, 16), 512);
+  EXPECT_EQ(Config::ChunkSlots(4097, 16), 1024);
+  EXPECT_EQ(Config::ChunkSlots(3, 6), 126);
+  EXPECT_EQ(Config::ChunkSlots(3, 700), 128);
+  EXPECT_EQ(Config::Chunks(0, 16), 0);
+  EXPECT_EQ(Config::Chunks(128, 16), 16);
+  EXPECT_EQ(Config::Chunks(129, 16), 17);
+  // The most chunks of any list up to so many pages, though a longer list may have fewer.
+  for (const int page_size : {1, 3, 16, 64, 700}) {
+    const PageFormat f = *PageFormat::Create(DType::kBF16, page_size, 8, 128, 128);
+    const int slots = Config::PageSlots(f);
+    int parts = 1, chunk = 0;
+    for (int pages = 0; pages <= 9000; ++pages) {
+      parts = std::max(parts, Config::Chunks(pages, slots));
+      chunk = std::max(chunk, Config::ChunkSlots(pages, slots));
+      if (pages % 100 != 0) continue;
+      EXPECT_EQ(Config::For(f, 32, pages).parts, parts) << pages;
+      EXPECT_GE(Config::For(f, 32, pages).chunk_slots, chunk) << pages;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace quire
