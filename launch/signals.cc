@@ -1,16 +1,19 @@
 // See signals.h.
 #include "launch/signals.h"
 
+#include <atomic>
 #include <csignal>
 
 namespace quire::launch {
 namespace {
 
-volatile std::sig_atomic_t g_interrupted = 0;
-volatile std::sig_atomic_t g_drain = 0;
+// The system runs a handler on any thread, so sig_atomic_t would not do: that is for one thread alone.
+std::atomic<bool> g_interrupted = false;
+std::atomic<bool> g_drain = false;
+static_assert(std::atomic<bool>::is_always_lock_free);  // else a handler may not touch it
 
-void OnSignal(int) { g_interrupted = 1; }
-void OnDrain(int) { g_drain = 1; }
+void OnSignal(int) { g_interrupted = true; }
+void OnDrain(int) { g_drain = true; }
 
 }  // namespace
 
@@ -25,7 +28,7 @@ void InstallSignalHandlers() {
   sigaction(SIGPIPE, &action, nullptr);
 }
 
-bool Interrupted() { return g_interrupted != 0; }
+bool Interrupted() { return g_interrupted; }
 
 void InstallDrainSignal() {
   struct sigaction action {};
@@ -33,6 +36,6 @@ void InstallDrainSignal() {
   sigaction(SIGUSR1, &action, nullptr);
 }
 
-bool DrainRequested() { return g_drain != 0; }
+bool DrainRequested() { return g_drain; }
 
 }  // namespace quire::launch
