@@ -155,9 +155,8 @@ void Front::Drain(double timeout_s) {
   {
     std::lock_guard lock(mutex_);
     const double deadline = NowSeconds() + std::max(0.0, timeout_s);
-    drain_deadline_ = draining_ ? std::min(drain_deadline_, deadline) : deadline;
+    drain_deadline_ = draining_.exchange(true) ? std::min(drain_deadline_, deadline) : deadline;
   }
-  draining_ = true;
   ShowState();
 }
 
