@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/check.h"
 #include "core/base/clock.h"
 #include "rpc/convert.h"
 #include "rpc/generate_call.h"
@@ -22,6 +23,11 @@ std::string Key(const v1::AttemptId& id) {
 }
 
 }  // namespace
+
+WorkerService::~WorkerService() {
+  std::lock_guard lock(mutex_);
+  CHECK(open_.empty());  // the server has ended, and with it every stream
+}
 
 grpc::ServerBidiReactor<v1::ExecuteRequest, v1::ExecuteResponse>* WorkerService::Execute(
     grpc::CallbackServerContext* context) {

@@ -32,6 +32,7 @@ class ExecuteCall;
 class WorkerService : public v1::Worker::CallbackService {
  public:
   WorkerService(Front* front, EngineBackend* backend) : front_(front), backend_(backend) {}
+  ~WorkerService() override;
 
   grpc::ServerBidiReactor<v1::ExecuteRequest, v1::ExecuteResponse>* Execute(
       grpc::CallbackServerContext* context) override;
