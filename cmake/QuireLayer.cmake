@@ -32,12 +32,16 @@ function(quire_test name)
   if(NOT ARG_LABELS)
     set(ARG_LABELS fast)
   endif()
+  set(common SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+  if(QUIRE_SANITIZE)  # also of a process that the test kills, or whose exit code it doesn't ask for
+    list(APPEND common FAIL_REGULAR_EXPRESSION "ThreadSanitizer: |AddressSanitizer: |LeakSanitizer: |runtime error: ")
+  endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-Slow*:SmolLM2*"
-    PROPERTIES LABELS "${ARG_LABELS}" SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+    PROPERTIES LABELS "${ARG_LABELS}" ${common})
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "Slow*" TEST_SUFFIX ""
-    TEST_LIST ${name}_SLOW PROPERTIES LABELS slow SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+    TEST_LIST ${name}_SLOW PROPERTIES LABELS slow ${common})
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "SmolLM2*"
-    TEST_LIST ${name}_MODEL PROPERTIES LABELS model SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+    TEST_LIST ${name}_MODEL PROPERTIES LABELS model ${common})
   if(ARG_ALSO)
     # gtest_discover_tests passes no lists as properties; ctest reads this after the lists of tests it writes.
     set(file ${CMAKE_CURRENT_BINARY_DIR}/${name}_labels.cmake)

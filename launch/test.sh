@@ -14,6 +14,7 @@ usage: launch/test.sh [--sanitizers] [--slow] [--fuzz] [--no-model] [--no-instal
   --no-install   doesn't look for system packages
 TEXT
 }
+arguments=("$@")
 sanitizers=0 slow=0 fuzz=0 model=1 install=1
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -27,6 +28,13 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+
+# TSan's memory map has no room for addresses as random as newer kernels make them (28 bits are fine).
+bits=$(cat /proc/sys/vm/mmap_rnd_bits 2> /dev/null || echo 0)
+if [ $sanitizers -eq 1 ] && [ "$bits" -gt 28 ] && [ -z "${QUIRE_FIXED_ADDRESSES:-}" ]; then
+  setarch "$(uname -m)" -R true || die "TSan needs vm.mmap_rnd_bits of 28 or less, here it is $bits: lower it with sysctl"
+  QUIRE_FIXED_ADDRESSES=1 exec setarch "$(uname -m)" -R launch/test.sh "${arguments[@]}"
+fi
 
 if [ $install -eq 1 ]; then
   if [ $fuzz -eq 1 ]; then launch/install_deps.sh --fuzz; else launch/install_deps.sh; fi

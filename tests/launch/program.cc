@@ -14,6 +14,8 @@
 #include <sstream>
 #include <thread>
 
+#include "tests/sanitizers/sanitized.h"
+
 namespace quire {
 namespace {
 
@@ -46,7 +48,7 @@ ProgramResult RunQuire(const std::vector<std::string>& arguments, const std::map
     _exit(127);
   }
   int status = 0;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds * kSlowness);
   while (waitpid(pid, &status, WNOHANG) == 0) {
     if (std::chrono::steady_clock::now() > end) {
       kill(pid, SIGKILL);

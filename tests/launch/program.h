@@ -15,7 +15,7 @@ struct ProgramResult {
 };
 
 // build/…/bin/quire with these arguments. environment is added to this process's own; input is given on stdin. A
-// program that runs longer than `seconds` is killed, which shows as signal SIGKILL.
+// program that runs longer than `seconds` (more under sanitizers) is killed, which shows as signal SIGKILL.
 ProgramResult RunQuire(const std::vector<std::string>& arguments,
                        const std::map<std::string, std::string>& environment = {}, const std::string& input = "",
                        int seconds = 120);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "core/base/clock.h"
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 namespace {
@@ -62,7 +63,7 @@ const std::string& QuireProcess::address() {
 bool QuireProcess::WaitReady(double seconds) const { return !Line("ready: ", seconds).empty(); }
 
 std::string QuireProcess::Line(const std::string& begin, double seconds) const {
-  const double end = NowSeconds() + seconds;
+  const double end = NowSeconds() + seconds * kSlowness;
   while (true) {
     std::string rest;
     std::istringstream lines(out());
@@ -90,7 +91,7 @@ void QuireProcess::Kill() {
 }
 
 int QuireProcess::Wait(double seconds) {
-  const double end = NowSeconds() + seconds;
+  const double end = NowSeconds() + seconds * kSlowness;
   while (pid_ > 0) {
     int status = 0;
     if (waitpid(pid_, &status, WNOHANG) == pid_) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/clock.h"
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 
@@ -52,7 +53,7 @@ void ClientStreams::Join() {
 }
 
 bool ClientStreams::WaitTokens(int64_t count, double seconds) const {
-  const double end = NowSeconds() + seconds;
+  const double end = NowSeconds() + seconds * kSlowness;
   while (tokens_ < count && NowSeconds() < end && !done()) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   return tokens_ >= count && !done();
 }

@@ -117,7 +117,7 @@ struct Gate : SelectionObserver {
 TEST_F(ServiceTest, NotReadyWhileRequestsRunAndNoStepEnds) {
   Gate gate;
   ServeOptions serve;
-  serve.stall_s = 0.3;
+  serve.stall_s = 0.3 * kSlowness;
   StartLoading(serve);
   EngineOptions options = Retriever();
   options.attention = {*AttentionSpec::Parse("quest:token_budget=64:dense_layers=0")};

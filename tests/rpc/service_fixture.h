@@ -19,6 +19,7 @@
 #include "quire/v1/worker.grpc.pb.h"
 #include "rpc/serve.h"
 #include "tests/core/engine/engine_fixture.h"
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 
@@ -26,9 +27,9 @@ inline std::chrono::system_clock::time_point In(double seconds) {
   return std::chrono::system_clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds));
 }
 
-// Until `done` or 20 seconds have passed.
+// Until `done` or 20 seconds (more under sanitizers) have passed.
 inline bool Eventually(const std::function<bool()>& done, double seconds = 20) {
-  const double end = NowSeconds() + seconds;
+  const double end = NowSeconds() + seconds * kSlowness;
   while (!done()) {
     if (NowSeconds() > end) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -115,7 +116,7 @@ class ServiceTest : public testing::Test {
 
   grpc::Status Stream(const v1::GenerateRequest& request, Streams* streams) {
     grpc::ClientContext context;
-    context.set_deadline(In(60));
+    context.set_deadline(In(60 * kSlowness));
     auto reader = generation_->GenerateStream(&context, request);
     v1::GenerateChunk chunk;
     while (reader->Read(&chunk)) Collect(chunk, streams);
@@ -123,7 +124,7 @@ class ServiceTest : public testing::Test {
   }
   v1::GroupLoad Load() {
     grpc::ClientContext context;
-    context.set_deadline(In(20));
+    context.set_deadline(In(20 * kSlowness));
     v1::GetLoadResponse response;
     const grpc::Status status = control_->GetLoad(&context, {}, &response);
     EXPECT_TRUE(status.ok()) << status.error_message();

@@ -9,14 +9,7 @@
 #include <string>
 
 #include "tests/core/engine/engine_fixture.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define QUIRE_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define QUIRE_SANITIZED 1
-#endif
-#endif
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 namespace {

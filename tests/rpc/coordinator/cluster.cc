@@ -9,6 +9,7 @@
 
 #include "core/base/clock.h"
 #include "quire/v1/control.grpc.pb.h"
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 namespace {
@@ -57,7 +58,7 @@ v1::GetLoadResponse Cluster::Load() {
 }
 
 bool Cluster::WaitGroups(int available, double seconds) {
-  for (const double end = NowSeconds() + seconds; NowSeconds() < end; SleepMs(30)) {
+  for (const double end = NowSeconds() + seconds * kSlowness; NowSeconds() < end; SleepMs(30)) {
     int there = 0;
     const v1::GetLoadResponse load = Load();
     for (const v1::GroupLoad& group : load.groups()) there += group.available() ? 1 : 0;
@@ -67,7 +68,7 @@ bool Cluster::WaitGroups(int available, double seconds) {
 }
 
 bool Cluster::WaitIdle(double seconds) {
-  for (const double end = NowSeconds() + seconds; NowSeconds() < end; SleepMs(50)) {
+  for (const double end = NowSeconds() + seconds * kSlowness; NowSeconds() < end; SleepMs(50)) {
     const v1::GroupLoad total = Load().total();
     if (total.running() == 0 && total.waiting() == 0 && total.tokens_in_flight() == 0 && total.pages_total() > 0 &&
         total.pages_free() == total.pages_total()) {
