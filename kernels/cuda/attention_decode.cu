@@ -1,5 +1,5 @@
 // The plain kernel (any group, page size, width and dtype; small groups are bound by memory without tensor cores), the merge of
-// chunks, and the launcher that chooses.
+// chunks, and the launcher that chooses between it and attention_decode_mma.cu.
 //
 // Plain: a thread takes a slot of the chunk and all channels of its K (lanes side by side over slots read whole lines of a K
 // word's row); the chunk's scores of all heads stay in shared memory, one maximum and one sum per head; then a thread takes four
@@ -333,9 +333,6 @@ size_t PlainShared(const PageFormat& f, int heads, int chunk_slots, int page_slo
 AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_heads, int most_pages) {
   AttentionDecodeConfig c;
   const int group = q_heads / f.kv_heads, page_slots = PageSlots(f);
-  c.heads_per_pass = group == 1 && f.v_dim % 4 == 0 ? 1 : group == 2 && f.v_dim % 4 == 0 ? 2 : kMostPlainHeads;
-  c.passes = (group + c.heads_per_pass - 1) / c.heads_per_pass;
-  c.threads = kPlainThreads;
   // A shorter list may have more chunks, or longer ones: the ends of ChunkSlots' bands.
   for (const int64_t slots : {int64_t{32 * 128}, int64_t{64 * 256}, int64_t{128 * 512}, int64_t{INT32_MAX}}) {
     const int pages = static_cast<int>(std::min<int64_t>(most_pages, slots / page_slots));
@@ -345,6 +342,13 @@ AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_head
   }
   c.direct = c.parts == 1;
   c.record_floats = int64_t{group} * (f.v_dim + 2);
+  if (TensorDecodeFits(f, group)) {
+    TensorDecodeConfig(f, group, &c);
+    return c;
+  }
+  c.heads_per_pass = group == 1 && f.v_dim % 4 == 0 ? 1 : group == 2 && f.v_dim % 4 == 0 ? 2 : kMostPlainHeads;
+  c.passes = (group + c.heads_per_pass - 1) / c.heads_per_pass;
+  c.threads = kPlainThreads;
   c.shared_bytes = PlainShared(f, c.heads_per_pass, c.chunk_slots, page_slots);
   return c;
 }
@@ -368,6 +372,7 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
   if (p.q_heads % f.kv_heads != 0) {
     return Internal("decode attention: " + std::to_string(p.q_heads) + " query heads on " + std::to_string(f.kv_heads) + " KV heads");
   }
+  if (p.mass != nullptr) return Unimplemented("decode attention on the GPU gives no attention mass; policies that need it run on the CPU");
   constexpr int kMostPageSize = 32768;  // PageOfSlot's range
   if (f.page_size > kMostPageSize) {
     return InvalidArgument("decode attention: pages of " + std::to_string(f.page_size) + " tokens; the GPU takes at most " +
@@ -384,7 +389,9 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
   a.page_magic = a.page_slots == 1 ? 0 : static_cast<uint32_t>(((int64_t{1} << 32) + a.page_slots - 1) / a.page_slots);
   a.records = static_cast<float*>(workspace);
   a.lse = p.lse;
-  RETURN_IF_ERROR(VisitFloatDType(f.dtype, [&](auto t) { return LaunchPlainHeads<decltype(t)>(stream, a); }));
+  RETURN_IF_ERROR(a.c.tensor_cores
+                      ? LaunchTensorDecode(stream, a)
+                      : VisitFloatDType(f.dtype, [&](auto t) { return LaunchPlainHeads<decltype(t)>(stream, a); }));
   if (a.c.direct) return OkStatus();
   simt::LaunchShape shape;
   shape.grid_x = p.q_heads;

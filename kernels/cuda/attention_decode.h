@@ -56,7 +56,8 @@ struct AttentionDecodeConfig {
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params, int most_pages);
 
 // most_pages: at least every row's listed pages (dense: of its length; a captured graph passes the most there may be). A row
-// with more comes back as NaN. workspace: AttentionDecodeWorkspace bytes of device memory, 16-byte aligned.
+// with more comes back as NaN. Attention mass is refused (UNIMPLEMENTED). workspace: AttentionDecodeWorkspace bytes of device
+// memory, 16-byte aligned.
 // Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size.
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace);
 

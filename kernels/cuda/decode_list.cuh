@@ -142,4 +142,9 @@ QUIRE_DEVICE void RefuseRow(const DecodeArgs& a, int row, int head, int heads) {
   for (int h = simt::ThreadIndex(); h < heads; h += simt::BlockThreads()) WriteLse(a, row, head + h, QuietNan(), 1.0f);
 }
 
+// attention_decode_mma.cu: tensor cores.
+bool TensorDecodeFits(const PageFormat& format, int group);
+void TensorDecodeConfig(const PageFormat& format, int group, AttentionDecodeConfig* config);
+Status LaunchTensorDecode(Stream stream, const DecodeArgs& args);
+
 }  // namespace quire::cuda

@@ -217,6 +217,40 @@ TEST(CudaAttentionDecode, TakesSmallAndOddWidthsAndLargeGroups) {
   for (const int group : {1, 2, 3, 5, 7, 12, 16, 17, 40}) RunCase({100, 16, 3, 64, group, 1, 1, 0, DType::kBF16}, 22);
 }
 
+TEST(CudaAttentionDecode, TensorCoresTakeEveryWidthPageSizeAndGroupTheyShould) {
+  uint64_t seed = 300;
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int dim : {64, 96, 128, 256}) RunCase({140, 16, 0, dim, 5, 1, 1, 0, dtype}, ++seed);
+    for (const int group : {4, 8, 9, 16, 17}) RunCase({300, 16, 5, 128, group, 1, 1, 0, dtype}, ++seed);
+    for (const int page_size : {8, 24, 32, 64, 200}) RunCase({250, page_size, 0, 64, 12, 1, 0, 77, dtype}, ++seed);
+  }
+}
+
+TEST(CudaAttentionDecode, ConfigurationsAreOfSizesAndLengthsAlone) {
+  using Config = AttentionDecodeConfig;
+  const auto text = [](DType dtype, int page_size, int dim, int q_heads, int kv_heads, int most_pages) {
+    return Config::For(*PageFormat::Create(dtype, page_size, kv_heads, dim, dim), q_heads, most_pages).ToString();
+  };
+  EXPECT_EQ(text(DType::kBF16, 16, 128, 32, 8, 2048),
+            "tensor cores, 1 passes of 8 heads, 128 threads, at most 64 chunks of at most 512 slots, 102656 B shared");
+  EXPECT_EQ(text(DType::kBF16, 16, 128, 32, 32, 2048),
+            "plain, 1 passes of 1 heads, 128 threads, at most 64 chunks of at most 512 slots, 4888 B shared");
+  EXPECT_EQ(text(DType::kF16, 32, 64, 32, 2, 4),
+            "tensor cores, 1 passes of 16 heads, 128 threads, at most 1 chunks of at most 128 slots, no merge, 53760 B shared");
+  EXPECT_EQ(text(DType::kBF16, 16, 256, 16, 1, 64),
+            "tensor cores, 2 passes of 8 heads, 128 threads, at most 8 chunks of at most 128 slots, 139520 B shared");
+  // What tensor cores don't fit: f32, odd pages, other widths, small groups.
+  EXPECT_TRUE(Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 128, 128), 4, 9).tensor_cores);
+  EXPECT_FALSE(Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 128, 128), 3, 9).tensor_cores);
+  EXPECT_FALSE(Config::For(*PageFormat::Create(DType::kF32, 16, 1, 128, 128), 4, 9).tensor_cores);
+  EXPECT_FALSE(Config::For(*PageFormat::Create(DType::kBF16, 12, 1, 128, 128), 4, 9).tensor_cores);
+  EXPECT_FALSE(Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 80, 80), 4, 9).tensor_cores);
+  EXPECT_FALSE(Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 128, 64), 4, 9).tensor_cores);
+  // The cut doesn't know the local heads.
+  EXPECT_EQ(Config::For(*PageFormat::Create(DType::kBF16, 16, 8, 128, 128), 32, 999).parts,
+            Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 128, 128), 4, 999).parts);
+}
+
 TEST(CudaAttentionDecode, EmptyListsEmptyRowsAndPaddingGiveZeroAndMinusInfinity) {
   for (const int q_heads : {4, 16}) {
     for (const int most_pages : {3, 100}) {
@@ -387,13 +421,17 @@ TEST(CudaAttentionDecode, ARowLongerThanTheMostComesBackAsNan) {
   }
 }
 
-TEST(CudaAttentionDecode, RefusesPagesThatItCannotIndex) {
+TEST(CudaAttentionDecode, RefusesMassAndPagesThatItCannotIndex) {
   AttentionDecodeParams p;
   p.table.format = *PageFormat::Create(DType::kBF16, 40000, 1, 64, 64);
   p.q_heads = 1;
   const Status status = cuda::AttentionDecode(Stream{}, p, 1, nullptr);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(status.ToString().find("40000"), std::string::npos);
+  float mass = 0;
+  p.table.format = *PageFormat::Create(DType::kBF16, 16, 1, 64, 64);
+  p.mass = &mass;
+  EXPECT_EQ(cuda::AttentionDecode(Stream{}, p, 1, nullptr).code(), StatusCode::kUnimplemented);
 }
 
 TEST(CudaAttentionDecode, ChunksDependOnListedPagesAlone) {

@@ -138,6 +138,7 @@ void DecodeAttention(int group) {
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(out[i], want[i], 1e-4);
 }
 TEST_F(KernelRaces, AttentionDecode) { DecodeAttention(2); }
+TEST_F(KernelRaces, AttentionDecodeOnTensorCores) { DecodeAttention(4); }
 
 }  // namespace
 }  // namespace quire
