@@ -16,6 +16,7 @@
 #include "core/base/clock.h"
 #include "quire/v1/control.grpc.pb.h"
 #include "quire/v1/generation.grpc.pb.h"
+#include "rpc/channel.h"
 #include "rpc/convert.h"
 #include "rpc/health.h"
 #include "rpc/status.h"
@@ -126,19 +127,9 @@ Result<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   if (options.address.find(':') == std::string::npos) {
     return InvalidArgument("the address is '" + options.address + "'; it should be HOST:PORT");
   }
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(256 << 20);
-  arguments.SetMaxSendMessageSize(256 << 20);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   auto impl = std::make_unique<Impl>();
   impl->options = std::move(options);
-  impl->channel = grpc::CreateCustomChannel(impl->options.address, grpc::InsecureChannelCredentials(), arguments);
+  impl->channel = rpc::MakeChannel(impl->options.address, rpc::Connection::kShared);
   if (!impl->channel->WaitForConnected(After(impl->options.connect_s))) {
     return Unavailable("no service answers at " + impl->options.address + " within " +
                        std::to_string(impl->options.connect_s) + " seconds; is quire serve running there?");

@@ -12,6 +12,7 @@
 
 #include "core/base/status.h"
 #include "rpc/backend.h"
+#include "rpc/channel.h"
 #include "rpc/delivery.h"
 #include "rpc/intake.h"
 #include "rpc/prompt.h"
@@ -32,7 +33,7 @@ struct FrontOptions {
   double stall_s = 30;                     // not ready when no step has finished for so long
   double unread_s = 60;                    // a write that takes so long ends its call
   size_t max_unread = 4 << 20;             // bytes that may wait for one client
-  size_t max_message = 256 << 20;          // bytes of a message, either way
+  size_t max_message = kMaxMessageBytes;   // either way
   int intake_threads = 2;
 };
 

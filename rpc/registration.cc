@@ -9,6 +9,7 @@
 
 #include "core/base/log.h"
 #include "quire/v1/worker.grpc.pb.h"
+#include "rpc/channel.h"
 
 namespace quire::rpc {
 namespace {
@@ -36,10 +37,7 @@ Registration::~Registration() {
 }
 
 void Registration::Run() {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  const auto stub =
-      v1::Registry::NewStub(grpc::CreateCustomChannel(coordinator_, grpc::InsecureChannelCredentials(), arguments));
+  const auto stub = v1::Registry::NewStub(MakeChannel(coordinator_, Connection::kShared));
   bool said_well = false, said_ill = false;
   std::unique_lock lock(mutex_);
   while (!stopping_) {

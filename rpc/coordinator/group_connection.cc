@@ -7,6 +7,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/log.h"
+#include "rpc/channel.h"
 #include "rpc/status.h"
 
 namespace quire::rpc {
@@ -15,26 +16,9 @@ namespace {
 constexpr double kFirstBackoff = 0.1, kLastBackoff = 2;
 constexpr double kAskSeconds = 3;    // GetModelInfo
 constexpr double kHelloSeconds = 5;  // from the stream's beginning to its being up
-constexpr int kMaxMessage = 256 << 20;
 
 std::chrono::system_clock::time_point After(double seconds) {
   return std::chrono::system_clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds));
-}
-
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxMessage);
-  arguments.SetMaxSendMessageSize(kMaxMessage);
-  // The stream's own messages tell that a group lives; this is for a host that has vanished.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
 }  // namespace
@@ -136,7 +120,7 @@ GroupConnection::GroupConnection(std::string address, std::string coordinator, b
       name_(coordinator + "/" + address_),
       fixed_(fixed),
       owner_(owner),
-      channel_(MakeChannel(address_)),
+      channel_(MakeChannel(address_, Connection::kOwn)),
       control_(v1::Control::NewStub(channel_)),
       worker_(v1::Worker::NewStub(channel_)),
       told_at_(NowSeconds()),

@@ -53,8 +53,7 @@ TEST(SlowLoad, AThousandStreamsAtOnce) {
   run(100, 10);
   const double few = run(1000, 2), many = run(1000, 102);
   const double token = (many - few) / (1000 * 100), request = few / 1000 - 2 * token;
-  printf("coordinator: %.0f µs of CPU a request, %.1f µs a token (each client has a connection of its own)\n", 1e6 * request,
-         1e6 * token);
+  printf("coordinator: %.0f µs of CPU a request, %.1f µs a token\n", 1e6 * request, 1e6 * token);
   EXPECT_TRUE(cluster.WaitIdle());
   EXPECT_LT(UsageOf(cluster.coordinator().pid()).resident, 1e9);
 }
