@@ -112,8 +112,14 @@ MpiJobResult RunMpiJob(const MpiJob& job) {
 
 std::vector<MpiJobResult> RunMpiJobs(const std::vector<MpiJob>& jobs) {
   std::vector<MpiJobResult> results(jobs.size());
+  constexpr size_t kAtOnce = 3;
+  std::atomic<size_t> next{0};
   std::vector<std::thread> threads;
-  for (size_t i = 0; i < jobs.size(); ++i) threads.emplace_back([&, i] { results[i] = RunMpiJob(jobs[i]); });
+  for (size_t t = 0; t < std::min(kAtOnce, jobs.size()); ++t) {
+    threads.emplace_back([&] {
+      for (size_t i; (i = next++) < jobs.size();) results[i] = RunMpiJob(jobs[i]);
+    });
+  }
   for (std::thread& thread : threads) thread.join();
   return results;
 }
@@ -159,6 +165,7 @@ void ExpectEachEndsByName(const MpiJob& job, const std::string& kind, const std:
     EXPECT_GE(result.seconds_after_fault, 0) << what << " did not happen\n" << result.err;
     EXPECT_LT(result.seconds_after_fault, 10) << what;
     std::printf("%s: over after %.1f s\n", what.c_str(), result.seconds_after_fault);
+    if (result.seconds_after_fault < 0) continue;
     const size_t line =
         result.err.find("quire: error: rank " + std::to_string(b.rank) + " (host " + HostName() + ", pid ");
     if (line == std::string::npos) {
