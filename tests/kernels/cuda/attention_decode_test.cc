@@ -200,6 +200,7 @@ TEST(CudaAttentionDecode, LongListsAreCutAndPagesMayBeLargerThanAChunk) {
   RunCase({1500, 700, 0, 64, 4, 1, 1, 0, DType::kBF16}, 4);
   RunCase({1500, 701, 2, 64, 5, 1, 1, 0, DType::kF32}, 5);
   RunCase({700, 704, 0, 64, 4, 1, 1, 0, DType::kF16}, 6);
+  RunCase({4300, 16, 0, 64, 4, 1, 1, 0, DType::kBF16}, 7);  // a warp takes several tiles of a chunk
 }
 
 TEST(SlowCudaAttentionDecode, EveryBandOfChunksAgreesWithTheReference) {
