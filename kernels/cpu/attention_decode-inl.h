@@ -3,12 +3,11 @@
 // A (row, KV head)'s list of pages is cut into chunks of about 256 tokens, by the number of listed pages alone. A task
 // is one chunk of one (row, KV head), or of several KV heads that read the same list (dense): scores of all its tokens
 // (K pass), softmax against the chunk's own maximum, then the weighted sum (V pass), left in the workspace as a partial
-// result (max, sum, acc). The merge goes over a row's chunks in order. Queries and weights are first laid out as the
-// inner loops read them, [word][head][element of the word] for up to four heads. In both passes a word vector is loaded
-// and widened once for those heads, and what is to be read next is prefetched while the current block is worked on:
-// blocks of 4 KB are shorter than hardware follows. That is why several KV heads of a page are read one behind the
-// other where all read the same pages, and why otherwise the next four blocks are asked for at once, a quarter of each
-// during one block's work.
+// result (max, sum, acc). The merge goes over a row's chunks in order. The inner loops are in
+// attention_decode_loops-inl.h. What is to be read next is prefetched while the current block is worked on: blocks of
+// 4 KB are shorter than hardware follows. That is why several KV heads of a page are read one behind the other where
+// all read the same pages, and why otherwise the next four blocks are asked for at once, a quarter of each during one
+// block's work.
 #if defined(QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
 #undef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
@@ -20,10 +19,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include "core/base/check.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/attention_decode_loops-inl.h"
 #include "kernels/cpu/attention_decode_plan.h"
 #include "kernels/cpu/simd-inl.h"
 
@@ -32,263 +31,7 @@ namespace quire {
 namespace HWY_NAMESPACE {
 namespace decode {
 
-using FullF = hn::ScalableTag<float>;
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
-
-// Words per 32 bits of T.
-template <typename T>
-inline constexpr int kWord = 4 / static_cast<int>(sizeof(T));
-
-// Loads kVectors adjacent word vectors into e[v][0 … kWord).
-template <int kVectors, typename T, class D>
-HWY_INLINE void LoadWordVectors(D d, const T* p, VecF<D> (&e)[kVectors][kWord<T>]) {
-  constexpr int kStep = static_cast<int>(hn::MaxLanes(D())) * kWord<T>;
-  for (int v = 0; v < kVectors; ++v) {
-    if constexpr (kWord<T> == 1) {
-      LoadWords(d, p + v * kStep, e[v][0]);
-    } else {
-      LoadWords(d, p + v * kStep, e[v][0], e[v][1]);
-    }
-  }
-}
-
-// What to ask for while a block is worked on, a line for each line: either the next block in the order of its
-// addresses, or in turns a line of each of the next four blocks, which gives the hardware four streams to follow and
-// has their address translations looked up side by side.
-struct Ahead {
-  const char* at = nullptr;
-  int64_t other[3] = {};  // distances of the other three from `at`; all 0: there are none
-
-  static Ahead Of(const void* next) { return {static_cast<const char*>(next)}; }
-};
-
-// Walks an Ahead in rounds of four steps, each for two vectors' bytes of the block that is worked on.
-struct AheadWalk {
-  static constexpr int kBytes = 2 * static_cast<int>(hn::MaxLanes(FullF())) * 4;
-  const char* at;
-  int64_t d1, d2, d3, step;
-
-  HWY_INLINE explicit AheadWalk(const Ahead& ahead) {
-    const bool one = (ahead.other[0] | ahead.other[1] | ahead.other[2]) == 0;
-    at = ahead.at;
-    d1 = one ? kBytes : ahead.other[0];
-    d2 = one ? 2 * kBytes : ahead.other[1];
-    d3 = one ? 3 * kBytes : ahead.other[2];
-    step = one ? 4 * kBytes : kBytes;
-  }
-  template <int kTurn>
-  HWY_INLINE void Ask() {  // in turns 0, 1, 2, 3
-    const char* p = at + (kTurn == 0 ? 0 : kTurn == 1 ? d1 : kTurn == 2 ? d2 : d3);
-    Prefetch(p);
-    if constexpr (kBytes > 64) Prefetch(p + 64);
-    if constexpr (kTurn == 3) at += step;
-  }
-};
-
-// sum[h][v] += factor of head h · word vector v, for each element of a word. factors: [kHeads][w]. kCareful: a factor
-// of 0 takes nothing, even from an inf or a NaN.
-template <int kHeads, int kVectors, bool kCareful = false, typename T, class D>
-HWY_INLINE void AddWords(D d, const T* p, const float* factors, VecF<D> (&sum)[kHeads][kVectors]) {
-  VecF<D> e[kVectors][kWord<T>];
-  LoadWordVectors<kVectors>(d, p, e);
-  for (int h = 0; h < kHeads; ++h) {
-    for (int w = 0; w < kWord<T>; ++w) {
-      const float factor = factors[h * kWord<T> + w];
-      if (kCareful && factor == 0.0f) continue;
-      const auto f = hn::Set(d, factor);
-      for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::MulAdd(f, e[v][w], sum[h][v]);
-    }
-  }
-}
-
-// q·k of kHeads heads with kVectors vectors of slots, from slot `slot` of a page. k: the page's [k_dim / w][slot][w].
-// q: [k_dim / w][kStride heads][w], from the first of the kHeads heads. scores[h * score_stride + slot …].
-template <int kHeads, int kVectors, int kStride, typename T, class D>
-HWY_INLINE void ScoreSlots(D d, const T* HWY_RESTRICT k, AheadWalk& ahead, int page_size, int k_dim, int slot,
-                           const float* HWY_RESTRICT q, float scale, float* HWY_RESTRICT scores, int64_t score_stride) {
-  constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-  VecF<D> sum[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
-  }
-  k += int64_t{slot} * kWord<T>;
-  const int64_t stride = int64_t{page_size} * kWord<T>;
-  const int words = k_dim / kWord<T>;
-  constexpr bool kAsks = kVectors == 2;  // what doesn't fill two vectors goes without
-  int i = 0;
-  for (; i + 4 <= words; i += 4, k += 4 * stride, q += 4 * kWord<T> * kStride) {
-    if constexpr (kAsks) ahead.template Ask<0>();
-    AddWords<kHeads, kVectors>(d, k, q, sum);
-    if constexpr (kAsks) ahead.template Ask<1>();
-    AddWords<kHeads, kVectors>(d, k + stride, q + kWord<T> * kStride, sum);
-    if constexpr (kAsks) ahead.template Ask<2>();
-    AddWords<kHeads, kVectors>(d, k + 2 * stride, q + 2 * kWord<T> * kStride, sum);
-    if constexpr (kAsks) ahead.template Ask<3>();
-    AddWords<kHeads, kVectors>(d, k + 3 * stride, q + 3 * kWord<T> * kStride, sum);
-  }
-  for (; i < words; ++i, k += stride, q += kWord<T> * kStride) AddWords<kHeads, kVectors>(d, k, q, sum);
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(hn::Mul(sum[h][v], hn::Set(d, scale)), d, scores + h * score_stride + slot + v * kLanes);
-    }
-  }
-}
-
-template <int kHeads, typename T>
-HWY_NOINLINE void ScorePage(const T* k, const Ahead& next, int page_size, int k_dim, const float* q, float scale,
-                            float* scores, int64_t score_stride) {
-  const FullF d;
-  constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
-  AheadWalk ahead(next);
-  int slot = 0;
-  for (; slot + 2 * kLanes <= page_size; slot += 2 * kLanes) {
-    ScoreSlots<kHeads, 2, kHeads>(d, k, ahead, page_size, k_dim, slot, q, scale, scores, score_stride);
-  }
-  for (; slot + kLanes <= page_size; slot += kLanes) {
-    ScoreSlots<kHeads, 1, kHeads>(d, k, ahead, page_size, k_dim, slot, q, scale, scores, score_stride);
-  }
-  for (; slot < page_size; ++slot) {  // odd page sizes: one head and one slot at a time, to keep the code small
-    for (int h = 0; h < kHeads; ++h) {
-      ScoreSlots<1, 1, kHeads>(OneLane(), k, ahead, page_size, k_dim, slot, q + h * kWord<T>, scale,
-                               scores + h * score_stride, score_stride);
-    }
-  }
-}
-
-// acc[h][channel …] += Σ over the page's slots of weight · v, kVectors vectors of channels. v: the page's
-// [slots / w][v_dim][w]. weights: [slots / w][kStride heads][w], from the first of the kHeads heads. kCareful: slots of
-// weight 0 are left out even if V holds an inf or a NaN there (slots past the length, masked slots).
-template <bool kCareful, int kHeads, int kVectors, int kStride, typename T, class D>
-HWY_INLINE void AccumulateChannels(D d, const T* HWY_RESTRICT v, AheadWalk& ahead, int page_size, int v_dim,
-                                   int channel, const float* HWY_RESTRICT weights, float* HWY_RESTRICT acc) {
-  constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-  VecF<D> sum[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int i = 0; i < kVectors; ++i) sum[h][i] = hn::LoadU(d, acc + int64_t{h} * v_dim + channel + i * kLanes);
-  }
-  v += int64_t{channel} * kWord<T>;
-  const int64_t stride = int64_t{v_dim} * kWord<T>;
-  constexpr int kWeights = kWord<T> * kStride;
-  const int words = (page_size + kWord<T> - 1) / kWord<T>;
-  constexpr bool kAsks = kVectors == 2;
-  int i = 0;
-  for (; i + 4 <= words; i += 4, v += 4 * stride, weights += 4 * kWeights) {
-    if constexpr (kAsks) ahead.template Ask<0>();
-    AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
-    if constexpr (kAsks) ahead.template Ask<1>();
-    AddWords<kHeads, kVectors, kCareful>(d, v + stride, weights + kWeights, sum);
-    if constexpr (kAsks) ahead.template Ask<2>();
-    AddWords<kHeads, kVectors, kCareful>(d, v + 2 * stride, weights + 2 * kWeights, sum);
-    if constexpr (kAsks) ahead.template Ask<3>();
-    AddWords<kHeads, kVectors, kCareful>(d, v + 3 * stride, weights + 3 * kWeights, sum);
-  }
-  for (; i < words; ++i, v += stride, weights += kWeights) {
-    AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
-  }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int i = 0; i < kVectors; ++i) hn::StoreU(sum[h][i], d, acc + int64_t{h} * v_dim + channel + i * kLanes);
-  }
-}
-
-template <bool kCareful, int kHeads, typename T>
-HWY_NOINLINE void AccumulatePage(const T* v, const Ahead& next, int page_size, int v_dim, const float* weights,
-                                 float* acc) {
-  const FullF d;
-  constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
-  AheadWalk ahead(next);
-  int c = 0;
-  for (; c + 2 * kLanes <= v_dim; c += 2 * kLanes) {
-    AccumulateChannels<kCareful, kHeads, 2, kHeads>(d, v, ahead, page_size, v_dim, c, weights, acc);
-  }
-  for (; c + kLanes <= v_dim; c += kLanes) {
-    AccumulateChannels<kCareful, kHeads, 1, kHeads>(d, v, ahead, page_size, v_dim, c, weights, acc);
-  }
-  for (; c < v_dim; ++c) {
-    for (int h = 0; h < kHeads; ++h) {
-      AccumulateChannels<kCareful, 1, 1, kHeads>(OneLane(), v, ahead, page_size, v_dim, c, weights + h * kWord<T>,
-                                                 acc + int64_t{h} * v_dim);
-    }
-  }
-}
-
-// out: [n / w][kHeads][w] of the rows in + h * stride, n elements each (a multiple of w).
-template <int kHeads, int kWordSize>
-HWY_INLINE void Interleave(const float* HWY_RESTRICT in, int64_t stride, int n, float* HWY_RESTRICT out) {
-  using Word = std::conditional_t<kWordSize == 2, uint64_t, uint32_t>;
-  const hn::ScalableTag<Word> d;
-  constexpr int kLanes = static_cast<int>(hn::MaxLanes(hn::ScalableTag<Word>()));
-  const int words = n / kWordSize;
-  const auto row = [&](int h) { return reinterpret_cast<const Word*>(in + h * stride); };
-  auto* to = reinterpret_cast<Word*>(out);
-  int i = 0;
-  if constexpr (kHeads == 4) {
-    for (; i + kLanes <= words; i += kLanes) {
-      hn::StoreInterleaved4(hn::LoadU(d, row(0) + i), hn::LoadU(d, row(1) + i), hn::LoadU(d, row(2) + i),
-                            hn::LoadU(d, row(3) + i), d, to + i * kHeads);
-    }
-  }
-  for (; i < words; ++i) {
-    for (int h = 0; h < kHeads; ++h) std::memcpy(to + i * kHeads + h, in + h * stride + i * kWordSize, sizeof(Word));
-  }
-}
-
-// Covers `heads` heads by calls of f.Run<n>(first head), n 1 … 4.
-template <class F>
-HWY_INLINE void ForHeadBlocks(int heads, const F& f) {
-  int h = 0;
-  for (; h + 4 <= heads; h += 4) f.template Run<4>(h);
-  switch (heads - h) {
-    case 3: f.template Run<3>(h); break;
-    case 2: f.template Run<2>(h); break;
-    case 1: f.template Run<1>(h); break;
-    default: break;
-  }
-}
-
-template <typename T>
-struct ScoreBlocks {
-  const T* k;
-  const Ahead& ahead;
-  int page_size, k_dim;
-  const float* q;
-  float scale;
-  float* scores;
-  int64_t stride;
-  template <int kHeads>
-  HWY_INLINE void Run(int h) const {
-    ScorePage<kHeads>(k, ahead, page_size, k_dim, q + int64_t{h} * k_dim, scale, scores + h * stride, stride);
-  }
-};
-
-// Heads of a block keep their place: block h … h + n of in is at h * out_stride of out.
-template <int kWordSize>
-struct InterleaveBlocks {
-  const float* in;
-  int64_t stride;
-  int n;
-  float* out;
-  int64_t out_stride;
-  template <int kHeads>
-  HWY_INLINE void Run(int h) const {
-    Interleave<kHeads, kWordSize>(in + h * stride, stride, n, out + h * out_stride);
-  }
-};
-
-template <bool kCareful, typename T>
-struct AccumulateBlocks {
-  const T* v;
-  const Ahead& ahead;
-  int page_size, v_dim;
-  const float* weights;  // of the chunk: block h … h + n of heads at h * stride
-  int64_t stride;
-  int first_slot;  // of the page, in the chunk
-  float* acc;
-  template <int kHeads>
-  HWY_INLINE void Run(int h) const {
-    AccumulatePage<kCareful, kHeads>(v, ahead, page_size, v_dim, weights + h * stride + int64_t{first_slot} * kHeads,
-                                     acc + int64_t{h} * v_dim);
-  }
-};
 
 // In place: scores [n] become e^(score − max); returns {max, sum}. n is padded to whole vectors with −inf by the
 // caller.
