@@ -4,12 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-
 #include "kernels/cpu/amx.h"
 #include "kernels/cpu/attention_decode_plan.h"
-#include "kernels/reference/attention.h"
-#include "tests/kernels/paged_cache.h"
+#include "tests/kernels/decode_call.h"
 #include "tests/kernels/pairwise.h"
 
 namespace quire {
@@ -17,35 +14,13 @@ namespace {
 
 using testing::PagedCache;
 using testing::RandomFloats;
+using testing::RandomPages;
 using testing::RelativeError;
 using testing::SameBits;
+using testing::Selection;
 
-// Everything one decode call reads and writes.
-struct Decode {
-  Decode(PagedCache& cache, int q_heads, std::vector<int32_t> row_seq, std::vector<int32_t> row_len, uint64_t seed)
-      : seq(std::move(row_seq)), len(std::move(row_len)) {
-    const PageFormat& f = cache.table().format;
-    const size_t rows = seq.size();
-    q = RandomFloats(rows * static_cast<size_t>(q_heads * f.k_dim), seed);
-    out.assign(rows * static_cast<size_t>(q_heads * f.v_dim), -7.0f);
-    lse.assign(rows * static_cast<size_t>(q_heads), -7.0f);
-    p.q_stride = q_heads * f.k_dim;
-    p.out_stride = q_heads * f.v_dim;
-    p.rows = static_cast<int>(rows);
-    p.q_heads = q_heads;
-    p.pages = cache.pages();
-    p.table = cache.table();
-    p.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
-  }
-  AttentionDecodeParams Params() {
-    p.q = q.data();
-    p.out = out.data();
-    p.lse = lse.data();
-    p.row_seq = seq.data();
-    p.row_len = len.data();
-    if (!mass.empty()) p.mass = mass.data();
-    return p;
-  }
+struct Decode : testing::DecodeCall {
+  using DecodeCall::DecodeCall;
   void Run(int threads) {
     ThreadPool pool(threads);
     Context ctx;
@@ -56,41 +31,7 @@ struct Decode {
     std::memset(workspace->data(), 0xff, workspace->size());  // NaN, so that nothing relies on zeroes
     AttentionDecode(ctx, params, workspace->data());
   }
-  void RunReference() { reference::AttentionDecode(Params(), IdentityMod{}); }
-
-  std::vector<int32_t> seq, len;
-  std::vector<float> q, out, lse, mass;
-  AttentionDecodeParams p;
 };
-
-// A selection in vectors: per (row, KV head) an ascending list.
-struct Selection {
-  Selection(int rows, int kv_heads, int max_pages)
-      : pages(static_cast<size_t>(rows) * kv_heads * max_pages, -1), counts(static_cast<size_t>(rows) * kv_heads) {
-    view.max_pages = max_pages;
-    view.pages = pages.data();
-    view.counts = counts.data();
-  }
-  void Set(size_t list, const std::vector<int32_t>& ids) {
-    counts[list] = static_cast<int32_t>(ids.size());
-    std::copy(ids.begin(), ids.end(), pages.begin() + static_cast<int64_t>(list) * view.max_pages);
-  }
-  std::vector<int32_t> Get(size_t list) const {
-    const auto begin = pages.begin() + static_cast<int64_t>(list) * view.max_pages;
-    return {begin, begin + counts[list]};
-  }
-  std::vector<int32_t> pages, counts;
-  SelectionView view;
-};
-
-std::vector<int32_t> RandomPages(int pages, int count, std::mt19937_64& random) {
-  std::vector<int32_t> all(static_cast<size_t>(pages));
-  std::iota(all.begin(), all.end(), 0);
-  std::shuffle(all.begin(), all.end(), random);
-  all.resize(static_cast<size_t>(std::min(pages, count)));
-  std::sort(all.begin(), all.end());
-  return all;
-}
 
 Context OneThread() {
   static ThreadPool pool(1);

@@ -4,11 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include <numeric>
-
-#include "kernels/reference/attention.h"
 #include "tests/kernels/cuda/emulator/options.h"
-#include "tests/kernels/paged_cache.h"
+#include "tests/kernels/decode_call.h"
 #include "tests/kernels/pairwise.h"
 
 namespace quire {
@@ -17,8 +14,10 @@ namespace {
 using cuda::AttentionDecodeConfig;
 using testing::PagedCache;
 using testing::RandomFloats;
+using testing::RandomPages;
 using testing::RelativeError;
 using testing::SameBits;
+using testing::Selection;
 
 Context Pool() {
   static ThreadPool pool(2);
@@ -27,31 +26,9 @@ Context Pool() {
   return ctx;
 }
 
-// Everything one call reads and writes.
-struct Decode {
+struct Decode : testing::DecodeCall {
   Decode(const PagedCache& cache, int q_heads, std::vector<int32_t> row_seq, std::vector<int32_t> row_len, uint64_t seed)
-      : seq(std::move(row_seq)), len(std::move(row_len)) {
-    const PageFormat& f = cache.table().format;
-    const size_t rows = seq.size();
-    p.q_stride = q_heads * f.k_dim + 3;
-    p.out_stride = q_heads * f.v_dim + 5;
-    q = RandomFloats(rows * static_cast<size_t>(p.q_stride), seed);
-    out.assign(rows * static_cast<size_t>(p.out_stride), -7.0f);
-    lse.assign(rows * static_cast<size_t>(q_heads), -7.0f);
-    p.rows = static_cast<int>(rows);
-    p.q_heads = q_heads;
-    p.pages = cache.pages();
-    p.table = cache.table();
-    p.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
-  }
-  AttentionDecodeParams Params() {
-    p.q = q.data();
-    p.out = out.data();
-    p.lse = lse.data();
-    p.row_seq = seq.data();
-    p.row_len = len.data();
-    return p;
-  }
+      : DecodeCall(cache, q_heads, std::move(row_seq), std::move(row_len), seed, /*q_padding=*/3, /*out_padding=*/5) {}
   int MostPages() const {
     const int longest = *std::max_element(len.begin(), len.end()), size = p.table.format.page_size;
     return (longest + size - 1) / size;
@@ -68,40 +45,7 @@ struct Decode {
     const Status status = cuda::AttentionDecode(Stream{}, params, most_pages, workspace.data());
     ASSERT_TRUE(status.ok()) << status.ToString();
   }
-  void RunReference() { reference::AttentionDecode(Params(), IdentityMod{}); }
-
-  std::vector<int32_t> seq, len;
-  std::vector<float> q, out, lse;
-  AttentionDecodeParams p;
 };
-
-struct Selection {
-  Selection(int rows, int kv_heads, int max_pages)
-      : pages(static_cast<size_t>(rows) * kv_heads * max_pages, -1), counts(static_cast<size_t>(rows) * kv_heads) {
-    view.max_pages = max_pages;
-    view.pages = pages.data();
-    view.counts = counts.data();
-  }
-  void Set(size_t list, const std::vector<int32_t>& ids) {
-    counts[list] = static_cast<int32_t>(ids.size());
-    std::copy(ids.begin(), ids.end(), pages.begin() + static_cast<int64_t>(list) * view.max_pages);
-  }
-  std::vector<int32_t> Get(size_t list) const {
-    const auto begin = pages.begin() + static_cast<int64_t>(list) * view.max_pages;
-    return {begin, begin + counts[list]};
-  }
-  std::vector<int32_t> pages, counts;
-  SelectionView view;
-};
-
-std::vector<int32_t> RandomPages(int pages, int count, std::mt19937_64& random) {
-  std::vector<int32_t> all(static_cast<size_t>(pages));
-  std::iota(all.begin(), all.end(), 0);
-  std::shuffle(all.begin(), all.end(), random);
-  all.resize(static_cast<size_t>(std::min(pages, count)));
-  std::sort(all.begin(), all.end());
-  return all;
-}
 
 // f32 arithmetic over the same rounded cache. Tensor cores take q and the weights in two parts of the cache's type.
 double Tolerance(DType dtype) { return dtype == DType::kBF16 ? 3e-5 : 3e-6; }
