@@ -93,11 +93,17 @@ Result<double> BytesOfStep(const Engine& engine, const Row& row) {
   double bytes = static_cast<double>(LayerMatrixParameters(config) + HeadParameters(config)) * ElementSize(dtype);
   bytes += static_cast<double>(row.pages_read) * options.page_size * 2 * config.head_dim * ElementSize(cache);
   ASSIGN_OR_RETURN(const auto policy, MakePolicy(row.spec, options.page_size));
-  if (!policy->Declare().min_max) return bytes;
-  const int64_t pages = (MeasuredLength(row) + options.page_size - 1) / options.page_size;
+  ASSIGN_OR_RETURN(const PageFormat format, PageFormat::Create(cache, options.page_size, config.kv_heads,
+                                                               config.head_dim, config.head_dim));
+  const std::vector<int32_t> lengths(static_cast<size_t>(row.batch), static_cast<int32_t>(MeasuredLength(row)));
+  SelectParams select;
+  select.rows = static_cast<int>(row.batch);
+  select.q_heads = config.q_heads;
+  select.row_len = lengths.data();
+  select.table.format = format;
   for (int layer = 0; layer < config.layers; ++layer) {
     if (policy->IsDense(MeasuredLength(row), layer, options.page_size)) continue;
-    bytes += static_cast<double>(row.batch) * config.kv_heads * pages * 2 * config.head_dim * ElementSize(cache);
+    bytes += static_cast<double>(policy->SelectBytes(select));
   }
   return bytes;
 }

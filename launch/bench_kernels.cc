@@ -332,8 +332,8 @@ class KernelBench {
     Timed& selection = timed.emplace_back();
     selection.row = row;
     selection.row["name"] = "select";
-    selection.bytes =
-        static_cast<double>(decode.rows) * format.kv_heads * pages * 2 * format.k_dim * ElementSize(format.dtype);
+    selection.bytes = static_cast<double>(policy.SelectBytes(select));
+    selection.row["line_bytes"] = policy.SelectLineBytes(select);
     selection.run = [this, &policy, select, view, select_scratch] {
       policy.Select(ctx_, select, view, select_scratch);
     };

@@ -12,15 +12,13 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/quest_scores.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/page_scores-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 namespace {
-
-using Pages = hn::CappedTag<float, kPagesPerGroup>;
-
 
 // Combines the scores of kHeads heads of one group of 16 pages into out, after what earlier heads left there.
 template <int kHeads, typename T>
@@ -47,30 +45,15 @@ HWY_INLINE void ScoreGroup(const QuestScoreParams& p, const float* q, const T* g
     }
     for (int h = 0; h < kHeads; ++h) {
       const auto qc = hn::Set(d, q[int64_t{h} * dim + c]);
-      const auto plus = hn::Max(qc, hn::Zero(d));
-      const auto minus = hn::Min(qc, hn::Zero(d));
+      const auto negative = hn::Lt(qc, hn::Zero(d));  // a NaN goes on as q⁺: what max makes of it differs by machine
+      const auto plus = hn::IfThenZeroElse(negative, qc);
+      const auto minus = hn::IfThenElseZero(negative, qc);
       for (int v = 0; v < kVectors; ++v) {
         sum[h][v] = hn::MulAdd(minus, lo[v], hn::MulAdd(plus, hi[v], sum[h][v]));
       }
     }
   }
-  for (int v = 0; v < kVectors; ++v) {
-    auto total = sum[0][v];
-    if (!first) {
-      const auto before = hn::LoadU(d, out + v * kLanes);
-      total = p.reduce == GroupReduce::kMax ? hn::Max(before, total) : hn::Add(before, total);
-    }
-    for (int h = 1; h < kHeads; ++h) {
-      total = p.reduce == GroupReduce::kMax ? hn::Max(total, sum[h][v]) : hn::Add(total, sum[h][v]);
-    }
-    // A NaN of any head makes the page's score NaN, whichever operand the machine's max prefers.
-    if (p.reduce == GroupReduce::kMax) {
-      auto check = first ? hn::Zero(d) : hn::LoadU(d, out + v * kLanes);
-      for (int h = 0; h < kHeads; ++h) check = hn::IfThenElse(hn::Ne(sum[h][v], sum[h][v]), sum[h][v], check);
-      total = hn::IfThenElse(hn::Ne(check, check), check, total);
-    }
-    hn::StoreU(total, d, out + v * kLanes);
-  }
+  CombineHeads<kHeads>(p.reduce, sum, first, out);
 }
 
 template <typename T>
@@ -84,18 +67,10 @@ void Score(const QuestScoreParams& p) {
     }
     const T* group = base + p.group_ids[g] * p.group_stride;
     const T* next = g + 1 < p.groups && p.group_ids[g + 1] >= 0 ? base + p.group_ids[g + 1] * p.group_stride : group;
-    int h = 0;
-    for (; h + 4 <= p.heads; h += 4) ScoreGroup<4>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out);
-    switch (p.heads - h) {
-      case 3: ScoreGroup<3>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out); break;
-      case 2: ScoreGroup<2>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out); break;
-      case 1: ScoreGroup<1>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out); break;
-      default: break;
-    }
-    if (p.reduce == GroupReduce::kMean) {
-      const float share = 1.0f / static_cast<float>(p.heads);
-      for (int i = 0; i < kPagesPerGroup; ++i) out[i] *= share;
-    }
+    ForHeadsByFour(p.heads, [&](auto heads, int h) {
+      ScoreGroup<decltype(heads)::value>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out);
+    });
+    FinishMean(p.reduce, p.heads, out);
   }
 }
 

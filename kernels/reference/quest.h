@@ -9,6 +9,16 @@
 
 namespace quire::reference {
 
+// Query head g of the row's and KV head's query group: [k_dim].
+const float* QueryOf(const SelectParams& params, int row, int kv_head, int g);
+
+// The group_reduce of the scores of a query group's heads.
+double Reduced(const std::vector<double>& scores, GroupReduce reduce);
+
+// Bounds of runs of `pages` pages each of one (row, KV head), the last run with what is left; a run with a freed page
+// is NaN.
+std::vector<double> Bounds(const SelectParams& params, int row, int kv_head, int pages, GroupReduce reduce);
+
 // Scores of all pages of one (row, KV head); a freed page scores NaN.
 std::vector<double> QuestScores(const SelectParams& params, int row, int kv_head, GroupReduce reduce);
 

@@ -16,6 +16,7 @@ class DensePolicy : public AttentionPolicy {
     return static_cast<int>((length + page_size - 1) / page_size);
   }
   size_t SelectWorkspace(const SelectParams&) const override { return 0; }
+  int64_t SelectBytes(const SelectParams&) const override { return 0; }
   void Select(const Context&, const SelectParams& params, SelectionView, void*) const override {
     CHECK_EQ(params.rows, 0);  // every row is dense
   }

@@ -1,6 +1,7 @@
 #include "kernels/selection/options.h"
 
 #include <charconv>
+#include <sstream>
 
 namespace quire {
 
@@ -18,6 +19,21 @@ Status OptionReader::Integer(std::string_view name, int64_t min, int64_t max, in
   if (error != std::errc() || end != text->data() + text->size() || parsed < min || parsed > max) {
     return InvalidArgument("attention policy '" + std::string(policy_) + "': " + std::string(name) + "=" + *text +
                            " is not an integer from " + std::to_string(min) + " to " + std::to_string(max));
+  }
+  *value = parsed;
+  return OkStatus();
+}
+
+Status OptionReader::Number(std::string_view name, double min, double max, double* value) {
+  const std::string* text = Find(name);
+  if (text == nullptr) return OkStatus();
+  double parsed = 0;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), parsed);
+  if (error != std::errc() || end != text->data() + text->size() || !(parsed >= min && parsed <= max)) {
+    std::ostringstream range;
+    range << min << " to " << max;
+    return InvalidArgument("attention policy '" + std::string(policy_) + "': " + std::string(name) + "=" + *text +
+                           " is not a number from " + range.str());
   }
   *value = parsed;
   return OkStatus();

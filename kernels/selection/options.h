@@ -19,6 +19,8 @@ class OptionReader {
 
   // Sets *value if the option is there. INVALID_ARGUMENT unless it is an integer in [min, max] (inclusive).
   Status Integer(std::string_view name, int64_t min, int64_t max, int64_t* value);
+  // The same for a number in decimal notation.
+  Status Number(std::string_view name, double min, double max, double* value);
   // Sets *index to the position of the option's value among `choices`, if the option is there.
   Status Choice(std::string_view name, std::initializer_list<std::string_view> choices, int* index);
   // After the last read: INVALID_ARGUMENT that names an option nobody asked for, and those that exist.

@@ -18,4 +18,10 @@ Result<std::unique_ptr<AttentionPolicy>> MakeDensePolicy(const PolicyOptions& op
 PolicyInfo QuestPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeQuestPolicy(const PolicyOptions& options, int page_size);
 
+PolicyInfo HierarchicalPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOptions& options, int page_size);
+
+PolicyInfo HybridPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeHybridPolicy(const PolicyOptions& options, int page_size);
+
 }  // namespace quire

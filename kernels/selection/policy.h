@@ -68,6 +68,10 @@ class AttentionPolicy {
   // The most pages Select can list for one (row, KV head) at any length up to `length`.
   virtual int MaxPages(int64_t length, int page_size) const = 0;
   virtual size_t SelectWorkspace(const SelectParams& params) const = 0;
+  // Bytes of page data that Select reads for these rows, by the policy's formula; the queries are not looked at.
+  virtual int64_t SelectBytes(const SelectParams& params) const = 0;
+  // The same counted in whole 64-byte lines, where a policy reads parts of lines and the queries say which.
+  virtual int64_t SelectLineBytes(const SelectParams& params) const { return SelectBytes(params); }
   // Fills selection (pages, counts) for every (row, KV head). Rows have IsDense == false. Deterministic.
   virtual void Select(const Context& ctx, const SelectParams& params, SelectionView selection, void* workspace) const = 0;
   // A sequence is forked: `to` (as many KV heads, room for from.pages entries) becomes a copy of `from`. Policies whose
@@ -83,7 +87,7 @@ struct PolicyInfo {
   std::string_view name;
   std::string_view paper;
   std::string_view reads;    // vectors or bytes read per step, as a formula
-  std::string_view options;  // "token_budget (default 2048), …"
+  std::string options;       // "token_budget (default 2048), …"
 };
 const std::vector<PolicyInfo>& PolicyTable();
 

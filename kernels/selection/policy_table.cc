@@ -17,6 +17,8 @@ const std::vector<Row>& Rows() {
   static const std::vector<Row> rows = {
       {DensePolicyInfo(), MakeDensePolicy},
       {QuestPolicyInfo(), MakeQuestPolicy},
+      {HierarchicalPolicyInfo(), MakeHierarchicalPolicy},
+      {HybridPolicyInfo(), MakeHybridPolicy},
   };
   return rows;
 }

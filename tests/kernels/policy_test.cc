@@ -30,7 +30,7 @@ TEST(AttentionSpec, ParsesAndPrintsNameAndOptions) {
 TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("dense", 16), "");
   EXPECT_EQ(Refusal("quest", 16), "");
-  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest"), std::string::npos);
+  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid"), std::string::npos);
   EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
   EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
   EXPECT_NE(Refusal("quest:token_budget=0", 16), "");
@@ -38,6 +38,18 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_NE(Refusal("quest:token_budget=5x", 16), "");
   EXPECT_NE(Refusal("quest:token_budget=99999999999999999999", 16), "");
   EXPECT_NE(Refusal("quest:group_reduce=median", 16).find("max, mean, sum"), std::string::npos);
+  for (const char* good :
+       {"hierarchical", "hierarchical:keep=1", "hierarchical:keep=0.125", "hybrid", "hybrid:channels=1"}) {
+    EXPECT_EQ(Refusal(good, 16), "") << good;
+  }
+  for (const char* keep : {"0", "-1", "1.5", "nan", "inf", "0.5x", "x", "1e-9"}) {
+    EXPECT_NE(Refusal(std::string("hierarchical:keep=") + keep, 16).find("0.001 to 1"), std::string::npos) << keep;
+  }
+  EXPECT_NE(Refusal("hybrid:channels=0", 16), "");
+  EXPECT_NE(Refusal("hybrid:keep=1", 16).find("has no option 'keep'"), std::string::npos);
+  EXPECT_NE(Refusal("quest:channels=1", 16).find("has no option 'channels'"), std::string::npos);
+  EXPECT_NE(Refusal("hierarchical:token_budget=47", 16).find("'hierarchical': token_budget 47"), std::string::npos);
+  EXPECT_NE(Refusal("hybrid:token_budget=47", 16).find("at least 48"), std::string::npos);
   EXPECT_NE(Refusal("quest", 0), "");
   // One sink page, one recent page and the current one: three pages is the least.
   EXPECT_NE(Refusal("quest:token_budget=47", 16).find("at least 48"), std::string::npos);

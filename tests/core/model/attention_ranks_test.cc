@@ -7,6 +7,8 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "core/model/decoder_attention.h"
 #include "parallel/counted_communicator.h"
@@ -170,22 +172,25 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
 
 TEST(AttentionOfRanks, ChoosesTheSamePagesGivenTheSameQueriesAndKeys) {
   for (const Heads heads : {Heads{9, 3}, Heads{8, 2}, Heads{8, 1}, Heads{8, 8}, Heads{12, 4}}) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const char* spec :
-           {"quest:token_budget=40:dense_layers=0", "quest:token_budget=64:dense_layers=0:group_reduce=sum"}) {
-        const GroupPages one = Choose(heads, 1, spec, dtype);
-        ASSERT_EQ(one.pages.size(), static_cast<size_t>(heads.kv * kSequences));
-        for (int tp = 2; tp <= 8; ++tp) {
-          SCOPED_TRACE(std::to_string(heads.q) + "/" + std::to_string(heads.kv) + " heads, " + std::to_string(tp) +
-                       " ranks, " + spec);
-          const GroupPages many = Choose(heads, tp, spec, dtype);
-          EXPECT_EQ(many.pages, one.pages);
-          EXPECT_TRUE(many.replicas_agree);
-          EXPECT_EQ(many.holders, tp > heads.kv ? (tp - heads.kv) * kSequences : 0);
-          // Selection adds no collective but where a query group is split over replicas.
-          EXPECT_EQ(many.gathers_of_a_rank, tp > heads.kv ? 1 : 0);
-          EXPECT_LE(RelativeError(many.attended, one.attended), 1e-6);
-        }
+    for (const auto& [spec, dtype] : std::vector<std::pair<const char*, DType>>{
+             {"quest:token_budget=40:dense_layers=0", DType::kF32},
+             {"quest:token_budget=40:dense_layers=0", DType::kBF16},
+             {"quest:token_budget=64:dense_layers=0:group_reduce=sum", DType::kF32},
+             {"quest:token_budget=64:dense_layers=0:group_reduce=sum", DType::kBF16},
+             {"hierarchical:token_budget=16:dense_layers=0:keep=0.3", DType::kBF16},
+             {"hybrid:token_budget=40:dense_layers=0", DType::kF32}}) {
+      const GroupPages one = Choose(heads, 1, spec, dtype);
+      ASSERT_EQ(one.pages.size(), static_cast<size_t>(heads.kv * kSequences));
+      for (int tp = 2; tp <= 8; ++tp) {
+        SCOPED_TRACE(std::to_string(heads.q) + "/" + std::to_string(heads.kv) + " heads, " + std::to_string(tp) +
+                     " ranks, " + spec);
+        const GroupPages many = Choose(heads, tp, spec, dtype);
+        EXPECT_EQ(many.pages, one.pages);
+        EXPECT_TRUE(many.replicas_agree);
+        EXPECT_EQ(many.holders, tp > heads.kv ? (tp - heads.kv) * kSequences : 0);
+        // Selection adds no collective but where a query group is split over replicas.
+        EXPECT_EQ(many.gathers_of_a_rank, tp > heads.kv ? 1 : 0);
+        EXPECT_LE(RelativeError(many.attended, one.attended), 1e-6);
       }
     }
   }

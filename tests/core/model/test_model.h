@@ -142,6 +142,7 @@ class AllPagesPolicy final : public AttentionPolicy {
     return static_cast<int>((length + page_size - 1) / page_size);
   }
   size_t SelectWorkspace(const SelectParams&) const override { return 0; }
+  int64_t SelectBytes(const SelectParams&) const override { return 0; }
   void Select(const Context&, const SelectParams& p, SelectionView out, void*) const override {
     const int heads = p.table.format.kv_heads;
     for (int row = 0; row < p.rows; ++row) {

@@ -1,0 +1,93 @@
+#include "kernels/selection/page_policy.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+#include "core/base/check.h"
+#include "kernels/cpu/top_k.h"
+
+namespace quire {
+
+Result<PageOptions> PageOptions::Read(std::string_view policy, OptionReader* reader, int page_size) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  PageOptions o;
+  o.sink_tokens = o.recent_tokens = page_size;
+  RETURN_IF_ERROR(reader->Integer("token_budget", 1, kMost, &o.token_budget));
+  RETURN_IF_ERROR(reader->Integer("sink_tokens", 0, kMost, &o.sink_tokens));
+  RETURN_IF_ERROR(reader->Integer("recent_tokens", 0, kMost, &o.recent_tokens));
+  RETURN_IF_ERROR(reader->Integer("dense_layers", 0, kMost, &o.dense_layers));
+  int reduce = static_cast<int>(o.reduce);
+  RETURN_IF_ERROR(reader->Choice("group_reduce", {"max", "mean", "sum"}, &reduce));
+  o.reduce = static_cast<GroupReduce>(reduce);
+  const PageBudget budget = PageBudget::Create(o.token_budget, o.sink_tokens, o.recent_tokens, page_size);
+  const int64_t least = int64_t{budget.sinks} + budget.recent + 1;
+  if (budget.budget < least) {
+    return InvalidArgument("attention policy '" + std::string(policy) + "': token_budget " +
+                           std::to_string(o.token_budget) + " holds " + std::to_string(budget.budget) + " pages of " +
+                           std::to_string(page_size) + " tokens, but " + std::to_string(budget.sinks) +
+                           " sink pages, " + std::to_string(budget.recent) + " recent pages and the current one need " +
+                           std::to_string(least) + "; give at least " + std::to_string(least * page_size) +
+                           " or a smaller page size");
+  }
+  return o;
+}
+
+bool PagePolicy::IsDense(int64_t length, int layer, int) const {
+  return options_.token_budget >= length || layer < options_.dense_layers;
+}
+
+int PagePolicy::MaxPages(int64_t length, int page_size) const {
+  const int64_t pages = (length + page_size - 1) / page_size;
+  return static_cast<int>(std::min<int64_t>(pages, options_.token_budget / page_size));
+}
+
+ForcedPages PagePolicy::Forced(int64_t length) const {
+  const PageBudget budget =
+      PageBudget::Create(options_.token_budget, options_.sink_tokens, options_.recent_tokens, page_size_);
+  return ForcedPages::Create(budget, length, page_size_);
+}
+
+void PagePolicy::CheckParams(const SelectParams& p) const {
+  CHECK(p.pages.meta != nullptr && p.pages.over != nullptr && p.table.group_ids != nullptr);
+  CHECK_EQ(p.table.format.page_size, page_size_);
+  CHECK_EQ(p.q_heads % p.table.format.kv_heads, 0);
+}
+
+int PagePolicy::GroupsOf(const PageFormat& format, int64_t length) {
+  const int64_t tokens = int64_t{format.page_size} * kPagesPerGroup;
+  return static_cast<int>((length + tokens - 1) / tokens);
+}
+
+int PagePolicy::Groups(const SelectParams& p) {
+  int64_t longest = 0;
+  for (int row = 0; row < p.rows; ++row) longest = std::max<int64_t>(longest, p.row_len[row]);
+  return GroupsOf(p.table.format, longest);
+}
+
+const void* PagePolicy::MetaOf(const SelectParams& p, int head) {
+  const PageFormat& f = p.table.format;
+  return static_cast<const char*>(p.pages.meta) + head * f.meta_head_stride * ElementSize(f.dtype);
+}
+
+const float* PagePolicy::QueriesOf(const SelectParams& p, int row, int head) {
+  const PageFormat& f = p.table.format;
+  return p.q + row * p.q_stride + int64_t{head} * (p.q_heads / f.kv_heads) * f.k_dim;
+}
+
+int PagePolicy::Choose(const SelectParams& p, int row, float* scores, int32_t* out, int max_pages) const {
+  const ForcedPages forced = Forced(p.row_len[row]);
+  return ListWith(p, row, out, max_pages, [&](int k, int32_t* to) {
+    const int32_t* ids = PageIds(p, row);
+    for (int page = forced.sinks; page < forced.recent; ++page) {
+      if (ids[page] < 0) scores[page] = std::numeric_limits<float>::quiet_NaN();
+    }
+    return TopPages(scores + forced.sinks, forced.recent - forced.sinks, k, forced.sinks, to);
+  });
+}
+
+void PagePolicy::CheckRoom(const ForcedPages& forced, int max_pages) {
+  CHECK_LE(forced.sinks + forced.free + forced.pages - forced.recent, max_pages);
+}
+
+}  // namespace quire

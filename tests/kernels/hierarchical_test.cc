@@ -1,0 +1,112 @@
+// Hierarchical quest: group bounds against K itself, quest's pages at keep = 1, and what groups can't hide. Its lists
+// against the reference's are in selection_grid_test.cc.
+#include "kernels/reference/hierarchical.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <tuple>
+#include <utility>
+
+#include "kernels/cpu/group_scores.h"
+#include "tests/kernels/selecting.h"
+
+namespace quire {
+namespace {
+
+using namespace quire::testing;  // NOLINT: this file tests nothing else
+
+std::vector<float> ScoresOf(const PagedCache& cache, const Step& step, int head, GroupReduce reduce) {
+  const PageFormat& f = cache.table().format;
+  GroupScoreParams s;
+  s.dtype = f.dtype;
+  s.heads = step.p.q_heads / f.kv_heads;
+  s.k_dim = f.k_dim;
+  s.q = step.q.data() + head * s.heads * f.k_dim;
+  s.over = static_cast<const char*>(cache.pages().over) + head * f.over_head_stride * ElementSize(f.dtype);
+  s.group_stride = f.over_group_stride;
+  s.group_ids = cache.table().group_ids;
+  s.groups = (cache.Pages(0) + 15) / 16;
+  s.reduce = reduce;
+  std::vector<float> scores(static_cast<size_t>(s.groups));
+  s.scores = scores.data();
+  GroupScores(s);
+  return scores;
+}
+
+TEST(GroupScores, AgreeWithTheBoundsOfKItself) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int page_size : {1, 3, 16, 32}) {  // and by turns every reduction
+      for (const auto& [q_heads, kv_heads, dim] :
+           std::vector<std::tuple<int, int, int>>{{4, 1, 64}, {9, 3, 80}, {14, 2, 18}, {5, 5, 2}}) {
+        PagedCache cache(dtype, page_size, kv_heads, dim, dim, {830}, 1, true);
+        cache.Fill(TwoThreads());
+        Step step(cache, q_heads, {0}, {830}, 2);
+        const GroupReduce reduce = static_cast<GroupReduce>(page_size % 3);
+        for (int h = 0; h < kv_heads; h += 2) {
+          const std::vector<double> expected = reference::GroupScores(step.p, 0, h, reduce);
+          const std::vector<float> scores = ScoresOf(cache, step, h, reduce);
+          ASSERT_EQ(scores.size(), expected.size());
+          for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(scores[i], expected[i], 7 * dim * 3e-6) << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(GroupScores, NanOfAnyHeadAndGroupsThatAreGoneScoreNan) {
+  PagedCache cache(DType::kBF16, 16, 1, 32, 32, {16 * 16 * 6}, 1, true);
+  cache.Fill(TwoThreads());
+  for (int head = 0; head < 3; ++head) {
+    Step step(cache, 3, {0}, {16 * 16 * 6}, 2);
+    step.q[static_cast<size_t>(head * 32 + 7)] = std::nanf("");
+    for (const float score : ScoresOf(cache, step, 0, GroupReduce::kMax)) EXPECT_TRUE(std::isnan(score));
+  }
+  Step step(cache, 3, {0}, {16 * 16 * 6}, 2);
+  const std::vector<float> scores = ScoresOf(cache, step, 0, GroupReduce::kMax);
+  const_cast<int32_t*>(cache.table().group_ids)[2] = -1;
+  const std::vector<float> without = ScoresOf(cache, step, 0, GroupReduce::kMax);
+  EXPECT_TRUE(std::isnan(without[2]));
+  for (const size_t i : {0, 1, 3, 4, 5}) EXPECT_EQ(without[i], scores[i]);
+}
+
+TEST(Hierarchical, KeepOfOneIsQuestOnEveryDtypeAndReduction) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    PagedCache cache(dtype, 16, 2, 64, 64, {2503, 1300}, 1, true);
+    cache.Fill(TwoThreads());
+    Step step(cache, 8, {0, 1}, {2503, 1300}, 2);
+    for (const char* reduce : {"max", "mean", "sum"}) {
+      const std::string rest = std::string("token_budget=256:group_reduce=") + reduce;
+      const Selected quest = Select(*Make("quest:" + rest, 16), step.p, 2);
+      EXPECT_EQ(Select(*Make("hierarchical:keep=1:" + rest, 16), step.p, 2).pages, quest.pages);
+      // A quarter of 10 groups is not all of what quest sees; random keys make that show.
+      EXPECT_NE(Select(*Make("hierarchical:" + rest, 16), step.p, 2).pages, quest.pages);
+    }
+  }
+}
+
+TEST(Hierarchical, APageFarAboveOthersIsFoundInWhicheverGroup) {
+  PagedCache cache(DType::kBF16, 16, 1, 32, 32, {16 * 16 * 12 + 3}, 1, true);
+  cache.Fill(TwoThreads());
+  const PageFormat& f = cache.table().format;
+  Step step(cache, 2, {0}, {16 * 16 * 12 + 3}, 2);
+  for (const int page : {1, 15, 16, 100, 175, 190}) {
+    // Both queries look along channel 5; only this page has a large key there.
+    std::fill(step.q.begin(), step.q.end(), 0.0f);
+    step.q[5] = step.q[32 + 5] = 1;
+    auto* meta = static_cast<BF16*>(cache.pages().meta);
+    auto* over = static_cast<BF16*>(cache.pages().over);
+    const int64_t group = cache.table().group_ids[page / 16];
+    BF16& page_max = meta[group * f.meta_group_stride + f.MetaOffset(1, 5, page % 16)];
+    BF16& group_max = over[group * f.over_group_stride + f.OverOffset(1, 5)];
+    const BF16 page_was = std::exchange(page_max, ToBF16(50.0f)), group_was = std::exchange(group_max, ToBF16(50.0f));
+    const std::vector<int32_t> list = Select(*Make("hierarchical:token_budget=64:keep=0.001", 16), step.p, 2).List(0);
+    EXPECT_EQ(list.size(), 4u);
+    EXPECT_TRUE(std::find(list.begin(), list.end(), page) != list.end()) << page;
+    page_max = page_was;
+    group_max = group_was;
+  }
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,169 @@
+// The policies' lists against their references' on an all-pairs table of shapes: all policies on the same caches, since
+// it is these that take the time. One long row, and rows of up to 300 tokens beside it.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "kernels/reference/hierarchical.h"
+#include "kernels/reference/hybrid.h"
+#include "tests/kernels/pairwise.h"
+#include "tests/kernels/selecting.h"
+
+namespace quire {
+namespace {
+
+using namespace quire::testing;  // NOLINT: this file tests nothing else
+
+struct Case {
+  DType dtype;
+  int page_size, budget, dim, q_heads, kv_heads;  // budget: pages
+  std::vector<int> lens;                          // a row each
+  double keep;                                    // of hierarchical
+  int channels;                                   // of hybrid; 0: none given
+  GroupReduce reduce;
+  uint64_t seed;
+
+  std::string Spec(const std::string& name) const {
+    static const char* const kNames[] = {"max", "mean", "sum"};
+    return name + ":token_budget=" + std::to_string(budget * page_size) +
+           ":group_reduce=" + kNames[static_cast<int>(reduce)];
+  }
+  // Of sums of `dim` products of size about 1 in f32, over the query group.
+  double Slack() const { return q_heads / kv_heads * dim * 2e-6; }
+};
+
+// Calls check(row, KV head, its list) for the first and the last of both: references are slow.
+template <typename Check>
+void ForLists(const Case& c, const Selected& s, Check&& check) {
+  const int rows = static_cast<int>(c.lens.size());
+  for (const int row : std::set<int>{0, rows - 1}) {
+    for (const int h : std::set<int>{0, c.kv_heads - 1}) {
+      check(row, h, s.List(static_cast<size_t>(row * c.kv_heads + h)));
+    }
+  }
+}
+
+// Checks one list against the rules, given the reference's scores.
+void CheckList(const std::vector<int32_t>& list, const std::vector<double>& scores, int length, int page_size,
+               int budget, int sinks, int recent, double slack) {
+  const int pages = (length + page_size - 1) / page_size;
+  ASSERT_EQ(static_cast<int>(list.size()), std::min(pages, budget));
+  ASSERT_TRUE(std::is_sorted(list.begin(), list.end()));
+  const std::set<int32_t> chosen(list.begin(), list.end());
+  ASSERT_EQ(chosen.size(), list.size());
+  for (int page = 0; page < std::min(sinks, pages); ++page) EXPECT_TRUE(chosen.contains(page)) << "sink " << page;
+  const int first_recent = std::max(0, length / page_size - recent);
+  for (int page = first_recent; page < pages; ++page) EXPECT_TRUE(chosen.contains(page)) << "recent " << page;
+  // Nothing free that was left out scores above the least of what was taken (rounding aside).
+  double least = std::numeric_limits<double>::infinity();
+  for (int page = sinks; page < first_recent; ++page) {
+    if (chosen.contains(page)) least = std::min(least, scores[static_cast<size_t>(page)]);
+  }
+  for (int page = sinks; page < first_recent; ++page) {
+    if (!chosen.contains(page)) {
+      EXPECT_LE(scores[static_cast<size_t>(page)], least + slack) << page;
+    }
+  }
+}
+
+void CheckQuest(const Case& c, const Step& step) {
+  const Selected s = Select(*Make(c.Spec("quest"), c.page_size), step.p, 2);
+  ForLists(c, s, [&](int row, int h, const std::vector<int32_t>& list) {
+    SCOPED_TRACE("quest");
+    CheckList(list, reference::QuestScores(step.p, row, h, c.reduce), c.lens[static_cast<size_t>(row)], c.page_size,
+              c.budget, 1, 1, c.Slack());
+  });
+}
+
+void CheckHybrid(const Case& c, const Step& step) {
+  const std::string channels = c.channels > 0 ? ":channels=" + std::to_string(c.channels) : "";
+  const int taken = c.channels > 0 ? std::min(c.channels, c.dim) : c.dim / 4;
+  const Selected s = Select(*Make(c.Spec("hybrid") + channels, c.page_size), step.p, 2);
+  ForLists(c, s, [&](int row, int h, const std::vector<int32_t>& list) {
+    SCOPED_TRACE("hybrid" + channels);
+    CheckList(list, reference::HybridScores(step.p, row, h, taken, c.reduce), c.lens[static_cast<size_t>(row)],
+              c.page_size, c.budget, 1, 1, c.Slack());
+  });
+}
+
+// Returns how many lists were clear enough to be compared.
+int CheckHierarchical(const Case& c, const Step& step) {
+  const Selected s = Select(*Make(c.Spec("hierarchical") + ":keep=" + std::to_string(c.keep), c.page_size), step.p, 2);
+  if (c.keep == 1) {
+    EXPECT_EQ(s.pages, Select(*Make(c.Spec("quest"), c.page_size), step.p, 2).pages);
+  }
+  const PageBudget budget = PageBudget::Create(c.budget * c.page_size, c.page_size, c.page_size, c.page_size);
+  int compared = 0;
+  ForLists(c, s, [&](int row, int h, const std::vector<int32_t>& list) {
+    if (c.lens[static_cast<size_t>(row)] <= c.budget * c.page_size) return;  // the dense path's
+    const auto expected = reference::Hierarchical(step.p, row, h, c.reduce, budget, c.keep);
+    if (expected.gap < c.Slack()) return;
+    ++compared;
+    EXPECT_EQ(list, expected.pages) << "hierarchical keep " << c.keep << " row " << row << " KV head " << h;
+  });
+  return compared;
+}
+
+int RunGrid(const std::vector<int>& lengths) {
+  const std::vector<int> pages{1, 3, 7, 16, 32, 64}, budgets{4, 16, 64}, dims{64, 80, 96, 128, 256}, batches{1, 3, 17};
+  const std::vector<std::pair<int, int>> heads{{32, 32}, {32, 8}, {9, 3}, {8, 1}};
+  const std::vector<DType> dtypes{DType::kF32, DType::kBF16, DType::kF16};
+  const std::vector<double> keeps{0.001, 0.125, 0.25, 0.7, 1};
+  const std::vector<int> channels{0, 1, 7, 32, 1 << 20};
+  uint64_t seed = 1;
+  int compared = 0;
+  for (const std::vector<int>& r : AllPairs({static_cast<int>(lengths.size()), 6, 3, 5, 4, 3, 3, 5, 5, 3})) {
+    const auto at = [&](const auto& values, size_t i) { return values[static_cast<size_t>(r[i])]; };
+    const int n = at(lengths, 0), rows = at(batches, 5);
+    Case c{at(dtypes, 6),
+           at(pages, 1),
+           at(budgets, 2),
+           at(dims, 3),
+           at(heads, 4).first,
+           at(heads, 4).second,
+           {n},
+           at(keeps, 7),
+           at(channels, 8),
+           static_cast<GroupReduce>(r[9]),
+           seed++};
+    std::vector<int32_t> seq{0};
+    for (int i = 1; i < rows; ++i) {
+      c.lens.push_back(std::max(1, std::min(n, 300) - 7 * i));
+      seq.push_back(i);
+    }
+    SCOPED_TRACE(::testing::Message() << "n " << n << " page " << c.page_size << " budget " << c.budget << " d "
+                                      << c.dim << " heads " << c.q_heads << "/" << c.kv_heads << " batch " << rows
+                                      << " dtype " << r[6] << " reduce " << r[9] << " seed " << c.seed);
+    PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, c.lens, c.seed, true);
+    cache.Fill(TwoThreads());
+    Step step(cache, c.q_heads, seq, {c.lens.begin(), c.lens.end()}, c.seed);
+    CheckQuest(c, step);
+    CheckHybrid(c, step);
+    compared += CheckHierarchical(c, step);
+  }
+  return compared;
+}
+
+TEST(SelectionGrid, ListsAreTheReferencesOnShortLengths) { EXPECT_GT(RunGrid({1, 17, 127, 400}), 20); }
+TEST(SlowSelectionGrid, ListsAreTheReferencesOnTheWholeGrid) {
+  EXPECT_GT(RunGrid({1, 15, 16, 17, 63, 127, 1110, 4099, 8192, 28837}), 50);
+}
+
+// 70 groups: more than one task scores them, or the pages of those kept.
+TEST(SelectionGrid, HierarchicalListsOfManyGroupsAreTheReferences) {
+  PagedCache cache(DType::kF32, 1, 1, 64, 64, {1110}, 1, true);
+  cache.Fill(TwoThreads());
+  Step step(cache, 2, {0}, {1110}, 2);
+  int compared = 0;
+  for (const double keep : {0.001, 0.1, 0.25, 0.7, 0.99, 1.0}) {
+    for (const int budget : {4, 64, 500}) {
+      compared += CheckHierarchical({DType::kF32, 1, budget, 64, 2, 1, {1110}, keep, 0, GroupReduce::kMax, 2}, step);
+    }
+  }
+  EXPECT_GE(compared, 15);
+}
+
+}  // namespace
+}  // namespace quire
