@@ -386,7 +386,7 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
   a.c = AttentionDecodeConfig::For(f, p.q_heads, most_pages);
   a.most_pages = most_pages;
   a.page_slots = AttentionDecodeConfig::PageSlots(f);
-  a.page_magic = a.page_slots == 1 ? 0 : static_cast<uint32_t>(((int64_t{1} << 32) + a.page_slots - 1) / a.page_slots);
+  a.page_magic = DivisionMagic(a.page_slots);
   a.records = static_cast<float*>(workspace);
   a.lse = p.lse;
   RETURN_IF_ERROR(a.c.tensor_cores

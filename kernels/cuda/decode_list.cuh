@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_decode.h"
-#include "kernels/cuda/simt.h"
+#include "kernels/cuda/attention_math.cuh"
 
 namespace quire::cuda {
 
@@ -14,19 +14,13 @@ struct DecodeArgs {
   AttentionDecodeConfig c;
   int most_pages = 0;
   int page_slots = 1;
-  uint32_t page_magic = 0;   // ceil(2^32 / page_slots), 0 for 1
+  uint32_t page_magic = 0;   // DivisionMagic(page_slots)
   float* records = nullptr;  // [rows][kv_heads][parts][record_floats]
   float* lse = nullptr;      // [rows][q_heads], nullable
 };
 
-inline constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
-QUIRE_DEVICE float MinusInfinity() { return simt::BitsFloat(0xff800000u); }
-QUIRE_DEVICE float QuietNan() { return simt::BitsFloat(0x7fc00000u); }
-
 // x / page_slots; exact while x * page_slots < 2^32, which the launcher sees to.
-QUIRE_DEVICE int PageOfSlot(const DecodeArgs& a, int x) {
-  return a.page_magic == 0 ? x : static_cast<int>((uint64_t{static_cast<uint32_t>(x)} * a.page_magic) >> 32);
-}
+QUIRE_DEVICE int PageOfSlot(const DecodeArgs& a, int x) { return DivideByMagic(x, a.page_magic); }
 
 // The pages that one (row, KV head) reads, in order, without those that have no visible token at either end, so that a
 // selection of all pages is the same list as dense.

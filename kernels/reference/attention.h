@@ -144,7 +144,7 @@ void AttentionPrefill(const AttentionPrefillParams& p, const Mod& mod) {
       const int64_t q_pos = c.start_pos + i;
       positions.clear();
       for (int64_t pos = p.window > 0 && q_pos >= p.window ? q_pos - p.window + 1 : 0; pos <= q_pos; ++pos) {
-        positions.push_back(pos);
+        if (p.table.page_ids[p.table.page_begin[c.seq] + pos / f.page_size] >= 0) positions.push_back(pos);
       }
       for (int head = 0; head < p.q_heads; ++head) {
         const int64_t row = c.first_row + i;

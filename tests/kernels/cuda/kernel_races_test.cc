@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/quest.h"
@@ -139,6 +140,34 @@ void DecodeAttention(int group) {
 }
 TEST_F(KernelRaces, AttentionDecode) { DecodeAttention(2); }
 TEST_F(KernelRaces, AttentionDecodeOnTensorCores) { DecodeAttention(4); }
+
+// Three blocks of keys, so that a stage is used again; all warps have rows.
+void PrefillAttention(int page_size, int group, double tolerance) {
+  PagedLayer layer(DType::kBF16, page_size, 1, 64, 64, {90}, false);
+  const testing::Typed k(DType::kBF16, SeededFloats(layer.k.size() / 2, 1)), v(DType::kBF16, SeededFloats(layer.v.size() / 2, 2));
+  layer.k = k.bytes();
+  layer.v = v.bytes();
+  constexpr int kRows = 4;
+  const std::vector<float> q = testing::Typed(DType::kBF16, SeededFloats(static_cast<size_t>(group) * kRows * 64, 3)).Floats();
+  std::vector<float> out(q.size()), want(q.size());
+  const PrefillChunk chunk{0, 0, kRows, 86};
+  AttentionPrefillParams p;
+  p.q = q.data();
+  p.out = out.data();
+  p.q_stride = p.out_stride = group * 64;
+  p.q_heads = group;
+  p.chunks = &chunk;
+  p.num_chunks = 1;
+  p.pages = layer.Pages();
+  p.table = layer.Table();
+  p.scale = 0.125f;
+  ASSERT_TRUE(cuda::AttentionPrefill(Stream{}, p, kRows).ok());
+  p.out = want.data();
+  reference::AttentionPrefill(p, IdentityMod{});
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(out[i], want[i], tolerance);
+}
+TEST_F(KernelRaces, AttentionPrefill) { PrefillAttention(12, 4, 1e-5); }
+TEST_F(KernelRaces, AttentionPrefillOnTensorCores) { PrefillAttention(16, 32, 4e-3); }
 
 }  // namespace
 }  // namespace quire
