@@ -198,12 +198,14 @@ PolicyInfo HierarchicalPolicyInfo() {
       "hierarchical", "Tang et al., arXiv 2406.10774, over groups of 16 pages",
       "2·n/(16·page_size) vectors of group metadata, keep·2·n/page_size of page metadata, token_budget vectors of K "
       "and of V",
-      std::string(kPageOptions) + ", keep (share of groups whose pages are scored, 0.001 to 1; default 0.25)"};
+      std::string(kPageOptions).append(kReduceOption) +
+          ", keep (share of groups whose pages are scored, 0.001 to 1; default 0.25)"};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOptions& options, int page_size) {
   OptionReader reader("hierarchical", options);
-  ASSIGN_OR_RETURN(const PageOptions page_options, PageOptions::Read("hierarchical", &reader, page_size));
+  ASSIGN_OR_RETURN(PageOptions page_options, PageOptions::Read("hierarchical", &reader, page_size));
+  RETURN_IF_ERROR(PageOptions::ReadReduce(&reader, &page_options.reduce));
   double keep = 0.25;
   RETURN_IF_ERROR(reader.Number("keep", 0.001, 1, &keep));
   RETURN_IF_ERROR(reader.Finish());

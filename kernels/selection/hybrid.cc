@@ -20,7 +20,6 @@ namespace quire {
 namespace {
 
 constexpr int kGroupsPerTask = 32;  // 512 pages
-constexpr int64_t kLine = 64;       // bytes
 
 class HybridPolicy : public PagePolicy {
  public:
@@ -56,14 +55,9 @@ class HybridPolicy : public PagePolicy {
       for (int head = 0; head < f.kv_heads; ++head) {
         const int count = TakeRuns(p, row, head, sums.data(), runs.data());
         std::sort(runs.begin(), runs.begin() + count);
-        int64_t end = 0;  // of the lines counted; a KV head's metadata begins a line
-        for (int i = 0; i < count; ++i) {
-          const int64_t first = std::max(end, runs[i] * run_bytes / kLine);
-          end = (runs[i] * run_bytes + run_bytes + kLine - 1) / kLine;
-          lines += std::max<int64_t>(0, end - first);
-        }
+        lines += LinesOf(runs.data(), count, 0, run_bytes);  // a KV head's metadata begins a line
       }
-      return lines * kLine * GroupsOf(f, p.row_len[row]);
+      return lines * 64 * GroupsOf(f, p.row_len[row]);
     });
   }
 
@@ -152,12 +146,14 @@ class HybridPolicy : public PagePolicy {
 PolicyInfo HybridPolicyInfo() {
   return {"hybrid", "Behnam et al., arXiv 2502.14051 (RocketKV's second stage)",
           "channels·n/page_size elements of page metadata, token_budget vectors of K and of V",
-          std::string(kPageOptions) + ", channels (1 to head_dim, more is all; default a quarter of head_dim)"};
+          std::string(kPageOptions).append(kReduceOption) +
+              ", channels (1 to head_dim, more is all; default a quarter of head_dim)"};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeHybridPolicy(const PolicyOptions& options, int page_size) {
   OptionReader reader("hybrid", options);
-  ASSIGN_OR_RETURN(const PageOptions page_options, PageOptions::Read("hybrid", &reader, page_size));
+  ASSIGN_OR_RETURN(PageOptions page_options, PageOptions::Read("hybrid", &reader, page_size));
+  RETURN_IF_ERROR(PageOptions::ReadReduce(&reader, &page_options.reduce));
   int64_t channels = 0;
   RETURN_IF_ERROR(reader.Integer("channels", 1, int64_t{1} << 30, &channels));
   RETURN_IF_ERROR(reader.Finish());

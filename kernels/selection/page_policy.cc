@@ -17,9 +17,6 @@ Result<PageOptions> PageOptions::Read(std::string_view policy, OptionReader* rea
   RETURN_IF_ERROR(reader->Integer("sink_tokens", 0, kMost, &o.sink_tokens));
   RETURN_IF_ERROR(reader->Integer("recent_tokens", 0, kMost, &o.recent_tokens));
   RETURN_IF_ERROR(reader->Integer("dense_layers", 0, kMost, &o.dense_layers));
-  int reduce = static_cast<int>(o.reduce);
-  RETURN_IF_ERROR(reader->Choice("group_reduce", {"max", "mean", "sum"}, &reduce));
-  o.reduce = static_cast<GroupReduce>(reduce);
   const PageBudget budget = PageBudget::Create(o.token_budget, o.sink_tokens, o.recent_tokens, page_size);
   const int64_t least = int64_t{budget.sinks} + budget.recent + 1;
   if (budget.budget < least) {
@@ -31,6 +28,13 @@ Result<PageOptions> PageOptions::Read(std::string_view policy, OptionReader* rea
                            " or a smaller page size");
   }
   return o;
+}
+
+Status PageOptions::ReadReduce(OptionReader* reader, GroupReduce* reduce) {
+  int choice = static_cast<int>(*reduce);
+  RETURN_IF_ERROR(reader->Choice("group_reduce", {"max", "mean", "sum"}, &choice));
+  *reduce = static_cast<GroupReduce>(choice);
+  return OkStatus();
 }
 
 bool PagePolicy::IsDense(int64_t length, int layer, int) const {
@@ -50,6 +54,10 @@ ForcedPages PagePolicy::Forced(int64_t length) const {
 
 void PagePolicy::CheckParams(const SelectParams& p) const {
   CHECK(p.pages.meta != nullptr && p.pages.over != nullptr && p.table.group_ids != nullptr);
+  CheckShape(p);
+}
+
+void PagePolicy::CheckShape(const SelectParams& p) const {
   CHECK_EQ(p.table.format.page_size, page_size_);
   CHECK_EQ(p.q_heads % p.table.format.kv_heads, 0);
 }
@@ -84,6 +92,18 @@ int PagePolicy::Choose(const SelectParams& p, int row, float* scores, int32_t* o
     }
     return TopPages(scores + forced.sinks, forced.recent - forced.sinks, k, forced.sinks, to);
   });
+}
+
+int64_t PagePolicy::LinesOf(const int32_t* runs, int count, int64_t begin, int64_t run_bytes) {
+  constexpr int64_t kLine = 64;
+  int64_t lines = 0, end = 0;  // end: of the lines counted
+  for (int i = 0; i < count; ++i) {
+    const int64_t from = begin + runs[i] * run_bytes;
+    const int64_t first = std::max(end, from / kLine);
+    end = std::max(end, (from + run_bytes + kLine - 1) / kLine);
+    lines += end - std::min(end, first);
+  }
+  return lines;
 }
 
 void PagePolicy::CheckRoom(const ForcedPages& forced, int max_pages) {

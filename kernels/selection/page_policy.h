@@ -22,16 +22,17 @@ struct PageOptions {
   int64_t dense_layers = 2;
   GroupReduce reduce = GroupReduce::kMax;
 
-  // INVALID_ARGUMENT for a value out of range, or a budget below sinks + recent + the current page. Leaves Finish to
-  // the caller, who may have options of its own.
+  // INVALID_ARGUMENT for a value out of range, or a budget below sinks + recent + the current page. Leaves
+  // group_reduce and Finish to the caller, who may have options of its own.
   static Result<PageOptions> Read(std::string_view policy, OptionReader* reader, int page_size);
+  static Status ReadReduce(OptionReader* reader, GroupReduce* reduce);
 };
 
 // How PolicyInfo::options names them.
 inline constexpr std::string_view kPageOptions =
     "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default one page, and the partly "
-    "filled "
-    "one), dense_layers (default 2), group_reduce (max, mean or sum; default max)";
+    "filled one), dense_layers (default 2)";
+inline constexpr std::string_view kReduceOption = ", group_reduce (max, mean or sum; default max)";
 
 class PagePolicy : public AttentionPolicy {
  public:
@@ -45,7 +46,9 @@ class PagePolicy : public AttentionPolicy {
  protected:
   const PageOptions& options() const { return options_; }
   ForcedPages Forced(int64_t length) const;
-  // CHECKs that the caller gave what Declare asked for, at the page size the policy was made for.
+  // CHECKs the page size the policy was made for and that KV heads have whole query groups.
+  void CheckShape(const SelectParams& params) const;
+  // The same, and that the caller gave the metadata that Declare asks for.
   void CheckParams(const SelectParams& params) const;
 
   // Metadata groups of the longest row, and of a row.
@@ -81,7 +84,7 @@ class PagePolicy : public AttentionPolicy {
   static const void* MetaOf(const SelectParams& params, int head);
   static const float* QueriesOf(const SelectParams& params, int row, int head);
 
-  // The list of one (row, KV head) from scores [groups][16] of all its pages; those that are forced needn't be scored,
+  // The list of one (row, KV head) from scores of all its pages; those that are forced needn't be scored,
   // a freed page is never listed. Returns its length.
   int Choose(const SelectParams& params, int row, float* scores, int32_t* out, int max_pages) const;
   // The same from any source of free pages: take(k, out) writes at most k of them, ascending, and says how many.
@@ -100,6 +103,8 @@ class PagePolicy : public AttentionPolicy {
     }
     return count;
   }
+  // 64-byte lines that hold runs of run_bytes each, run r at byte begin + r * run_bytes. runs ascend.
+  static int64_t LinesOf(const int32_t* runs, int count, int64_t begin, int64_t run_bytes);
 
  private:
   static void CheckRoom(const ForcedPages& forced, int max_pages);

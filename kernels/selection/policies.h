@@ -24,4 +24,7 @@ Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOpti
 PolicyInfo HybridPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeHybridPolicy(const PolicyOptions& options, int page_size);
 
+PolicyInfo SparqPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeSparqPolicy(const PolicyOptions& options, int page_size);
+
 }  // namespace quire

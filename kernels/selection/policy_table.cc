@@ -19,6 +19,7 @@ const std::vector<Row>& Rows() {
       {QuestPolicyInfo(), MakeQuestPolicy},
       {HierarchicalPolicyInfo(), MakeHierarchicalPolicy},
       {HybridPolicyInfo(), MakeHybridPolicy},
+      {SparqPolicyInfo(), MakeSparqPolicy},
   };
   return rows;
 }

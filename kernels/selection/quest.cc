@@ -62,12 +62,14 @@ class QuestPolicy : public PagePolicy {
 
 PolicyInfo QuestPolicyInfo() {
   return {"quest", "Tang et al., arXiv 2406.10774",
-          "2·n/page_size vectors of page metadata, token_budget vectors of K and of V", std::string(kPageOptions)};
+          "2·n/page_size vectors of page metadata, token_budget vectors of K and of V",
+          std::string(kPageOptions).append(kReduceOption)};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeQuestPolicy(const PolicyOptions& options, int page_size) {
   OptionReader reader("quest", options);
-  ASSIGN_OR_RETURN(const PageOptions page_options, PageOptions::Read("quest", &reader, page_size));
+  ASSIGN_OR_RETURN(PageOptions page_options, PageOptions::Read("quest", &reader, page_size));
+  RETURN_IF_ERROR(PageOptions::ReadReduce(&reader, &page_options.reduce));
   RETURN_IF_ERROR(reader.Finish());
   return std::unique_ptr<AttentionPolicy>(std::make_unique<QuestPolicy>(page_options, page_size));
 }

@@ -1,4 +1,4 @@
-// What every policy that chooses pages by their metadata keeps to, whatever its score: bits that depend on neither
+// What every policy that chooses pages keeps to, whatever its score: bits that depend on neither
 // threads, batch nor pages' places, forced pages, ties, freed pages, NaN, and the dense path at a full budget.
 #include <gtest/gtest.h>
 
@@ -17,11 +17,11 @@ class PagePolicies : public ::testing::TestWithParam<const char*> {
   std::string Spec() const { return GetParam(); }  // up to where more options may follow
 };
 
-INSTANTIATE_TEST_SUITE_P(All, PagePolicies,
-                         ::testing::Values("quest:", "quest:group_reduce=sum:", "hierarchical:",
-                                           "hierarchical:keep=0.001:", "hierarchical:keep=1:",
-                                           "hierarchical:group_reduce=mean:", "hybrid:", "hybrid:channels=3:",
-                                           "hybrid:channels=1000:group_reduce=sum:"));
+INSTANTIATE_TEST_SUITE_P(
+    All, PagePolicies,
+    ::testing::Values("quest:", "quest:group_reduce=sum:", "hierarchical:", "hierarchical:keep=0.001:",
+                      "hierarchical:keep=1:", "hierarchical:group_reduce=mean:", "hybrid:", "hybrid:channels=3:",
+                      "hybrid:channels=1000:group_reduce=sum:", "sparq:", "sparq:channels=6:", "sparq:channels=1000:"));
 
 TEST_P(PagePolicies, BitsDependNeitherOnThreadsNorBatchNorPhysicalPages) {
   PagedCache cache(DType::kBF16, 16, 2, 64, 64, {2500, 1500}, 1, true);
@@ -71,6 +71,7 @@ TEST_P(PagePolicies, FreedPagesAndNanMetadataAreNeverChosen) {
       meta[cache.table().group_ids[1] * f.meta_group_stride + f.MetaOffset(which, c, 4)] = std::nanf("");
     }
   }
+  cache.PoisonSlot(0, 20 * 16 + 5);
   const auto policy = Make(Spec() + "token_budget=" + std::to_string(16 * 38), 16);
   Step step(cache, 2, {0}, {16 * 50}, 2);
   const std::vector<int32_t> list = Select(*policy, step.p, 2).List(0);
@@ -90,6 +91,7 @@ TEST_P(PagePolicies, EqualScoresGoToTheLowerPage) {
   auto* over = static_cast<BF16*>(cache.pages().over);
   for (int64_t i = 0; i < 8 * f.meta_group_stride; ++i) meta[i] = ToBF16(0.5f);
   for (int64_t i = 0; i < 8 * f.over_group_stride; ++i) over[i] = ToBF16(0.5f);
+  std::fill_n(static_cast<BF16*>(cache.pages().k), 103 * f.k_page_stride, ToBF16(0.5f));
   Step step(cache, 4, {0}, {400}, 2);
   const auto policy = Make(Spec() + "token_budget=40:dense_layers=0", 4);
   for (const int threads : {1, 2}) {
@@ -159,7 +161,10 @@ TEST_P(PagePolicies, BytesAreCountedByTheFormulaAndInWholeLines) {
   if (spec == "hybrid:channels=3:") {
     EXPECT_EQ(bytes, 320 * 2 * 3 * 2);
   }
-  if (spec.starts_with("hybrid")) {
+  if (spec.starts_with("sparq")) {
+    EXPECT_EQ(bytes, 16 * 320 * 2 * 2 * (spec == "sparq:" ? 32 : spec == "sparq:channels=6:" ? 6 : 64));
+    EXPECT_EQ(lines, bytes);  // at 16 tokens a page a word's run is a line
+  } else if (spec.starts_with("hybrid")) {
     EXPECT_GE(lines, bytes);
     EXPECT_LE(lines, 2 * bytes);  // a run of 16 pages is half a line
     EXPECT_EQ(lines % 64, 0);

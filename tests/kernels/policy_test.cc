@@ -30,7 +30,7 @@ TEST(AttentionSpec, ParsesAndPrintsNameAndOptions) {
 TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("dense", 16), "");
   EXPECT_EQ(Refusal("quest", 16), "");
-  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid"), std::string::npos);
+  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq"), std::string::npos);
   EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
   EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
   EXPECT_NE(Refusal("quest:token_budget=0", 16), "");
@@ -46,6 +46,9 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
     EXPECT_NE(Refusal(std::string("hierarchical:keep=") + keep, 16).find("0.001 to 1"), std::string::npos) << keep;
   }
   EXPECT_NE(Refusal("hybrid:channels=0", 16), "");
+  EXPECT_EQ(Refusal("sparq:channels=16", 16), "");
+  EXPECT_NE(Refusal("sparq:channels=0", 16), "");
+  EXPECT_NE(Refusal("sparq:group_reduce=max", 16).find("has no option 'group_reduce'"), std::string::npos);
   EXPECT_NE(Refusal("hybrid:keep=1", 16).find("has no option 'keep'"), std::string::npos);
   EXPECT_NE(Refusal("quest:channels=1", 16).find("has no option 'channels'"), std::string::npos);
   EXPECT_NE(Refusal("hierarchical:token_budget=47", 16).find("'hierarchical': token_budget 47"), std::string::npos);

@@ -2,12 +2,14 @@
 // it is these that take the time. One long row, and rows of up to 300 tokens beside it.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <set>
 #include <utility>
 
 #include "kernels/reference/hierarchical.h"
 #include "kernels/reference/hybrid.h"
+#include "kernels/reference/sparq.h"
 #include "tests/kernels/pairwise.h"
 #include "tests/kernels/selecting.h"
 
@@ -21,14 +23,16 @@ struct Case {
   int page_size, budget, dim, q_heads, kv_heads;  // budget: pages
   std::vector<int> lens;                          // a row each
   double keep;                                    // of hierarchical
-  int channels;                                   // of hybrid; 0: none given
+  int channels;                                   // of hybrid and sparq; 0: none given
   GroupReduce reduce;
   uint64_t seed;
 
   std::string Spec(const std::string& name) const {
     static const char* const kNames[] = {"max", "mean", "sum"};
-    return name + ":token_budget=" + std::to_string(budget * page_size) +
-           ":group_reduce=" + kNames[static_cast<int>(reduce)];
+    return Budget(name) + ":group_reduce=" + kNames[static_cast<int>(reduce)];
+  }
+  std::string Budget(const std::string& name) const {
+    return name + ":token_budget=" + std::to_string(budget * page_size);
   }
   // Of sums of `dim` products of size about 1 in f32, over the query group.
   double Slack() const { return q_heads / kv_heads * dim * 2e-6; }
@@ -88,6 +92,19 @@ void CheckHybrid(const Case& c, const Step& step) {
   });
 }
 
+void CheckSparq(const Case& c, const Step& step) {
+  const std::string channels = c.channels > 0 ? ":channels=" + std::to_string(c.channels) : "";
+  const int taken = c.channels > 0 ? std::min(c.channels, c.dim) : 32;
+  const Selected s = Select(*Make(c.Budget("sparq") + channels, c.page_size), step.p, 2);
+  ForLists(c, s, [&](int row, int h, const std::vector<int32_t>& list) {
+    SCOPED_TRACE("sparq" + channels);
+    // Of the shares' logarithms, as rounding errs by a part of each.
+    std::vector<double> scores = reference::SparqScores(step.p, row, h, taken);
+    for (double& score : scores) score = std::log(score);
+    CheckList(list, scores, c.lens[static_cast<size_t>(row)], c.page_size, c.budget, 1, 1, 1e-4);
+  });
+}
+
 // Returns how many lists were clear enough to be compared.
 int CheckHierarchical(const Case& c, const Step& step) {
   const Selected s = Select(*Make(c.Spec("hierarchical") + ":keep=" + std::to_string(c.keep), c.page_size), step.p, 2);
@@ -141,6 +158,7 @@ int RunGrid(const std::vector<int>& lengths) {
     Step step(cache, c.q_heads, seq, {c.lens.begin(), c.lens.end()}, c.seed);
     CheckQuest(c, step);
     CheckHybrid(c, step);
+    CheckSparq(c, step);
     compared += CheckHierarchical(c, step);
   }
   return compared;

@@ -178,7 +178,8 @@ TEST(AttentionOfRanks, ChoosesTheSamePagesGivenTheSameQueriesAndKeys) {
              {"quest:token_budget=64:dense_layers=0:group_reduce=sum", DType::kF32},
              {"quest:token_budget=64:dense_layers=0:group_reduce=sum", DType::kBF16},
              {"hierarchical:token_budget=16:dense_layers=0:keep=0.3", DType::kBF16},
-             {"hybrid:token_budget=40:dense_layers=0", DType::kF32}}) {
+             {"hybrid:token_budget=40:dense_layers=0", DType::kF32},
+             {"sparq:token_budget=40:dense_layers=0:channels=8", DType::kBF16}}) {
       const GroupPages one = Choose(heads, 1, spec, dtype);
       ASSERT_EQ(one.pages.size(), static_cast<size_t>(heads.kv * kSequences));
       for (int tp = 2; tp <= 8; ++tp) {

@@ -252,7 +252,7 @@ TEST(Decoder, SelectionOfFewPagesChangesTheAnswerAndOfAllPagesDoesNot) {
   const std::vector<float> dense = model.Decode(cache, 5, 70);
   const AllPagesPolicy all_pages;
   EXPECT_LE(RelativeError(model.Decode(cache, 5, 70, &all_pages), dense), 1e-6);
-  for (const std::string name : {"quest", "hierarchical", "hybrid"}) {
+  for (const std::string name : {"quest", "hierarchical", "hybrid", "sparq"}) {
     const auto decode = [&](const char* options) {
       return model.Decode(cache, 5, 70, Policy(name + options, 4).get());
     };
