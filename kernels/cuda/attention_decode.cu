@@ -363,8 +363,9 @@ std::string AttentionDecodeConfig::ToString() const {
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& p, int most_pages) {
   const PageFormat& f = p.table.format;
   const AttentionDecodeConfig c = AttentionDecodeConfig::For(f, p.q_heads, most_pages);
-  if (c.direct) return 0;
-  return sizeof(float) * static_cast<size_t>(int64_t{p.rows} * f.kv_heads * c.parts * c.record_floats);
+  const int64_t records = c.direct ? 0 : int64_t{p.rows} * f.kv_heads * c.parts * c.record_floats;
+  const int64_t lse = p.mass != nullptr && p.lse == nullptr ? int64_t{p.rows} * p.q_heads : 0;
+  return sizeof(float) * static_cast<size_t>(records + lse);
 }
 
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_pages, void* workspace) {
@@ -372,7 +373,6 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
   if (p.q_heads % f.kv_heads != 0) {
     return Internal("decode attention: " + std::to_string(p.q_heads) + " query heads on " + std::to_string(f.kv_heads) + " KV heads");
   }
-  if (p.mass != nullptr) return Unimplemented("decode attention on the GPU gives no attention mass; policies that need it run on the CPU");
   constexpr int kMostPageSize = 32768;  // PageOfSlot's range
   if (f.page_size > kMostPageSize) {
     return InvalidArgument("decode attention: pages of " + std::to_string(f.page_size) + " tokens; the GPU takes at most " +
@@ -389,16 +389,21 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
   a.page_magic = DivisionMagic(a.page_slots);
   a.records = static_cast<float*>(workspace);
   a.lse = p.lse;
+  if (p.mass != nullptr && p.lse == nullptr) {
+    a.lse = a.records + (a.c.direct ? 0 : int64_t{p.rows} * f.kv_heads * a.c.parts * a.c.record_floats);
+  }
   RETURN_IF_ERROR(a.c.tensor_cores
                       ? LaunchTensorDecode(stream, a)
                       : VisitFloatDType(f.dtype, [&](auto t) { return LaunchPlainHeads<decltype(t)>(stream, a); }));
-  if (a.c.direct) return OkStatus();
-  simt::LaunchShape shape;
-  shape.grid_x = p.q_heads;
-  shape.grid_y = p.rows;
-  shape.threads = MergeDecodeKernel::kMaxThreads;
-  shape.shared_bytes = sizeof(MergeDecodeKernel::Layout);
-  return simt::Launch<MergeDecodeKernel>(shape, stream, a);
+  if (!a.c.direct) {
+    simt::LaunchShape shape;
+    shape.grid_x = p.q_heads;
+    shape.grid_y = p.rows;
+    shape.threads = MergeDecodeKernel::kMaxThreads;
+    shape.shared_bytes = sizeof(MergeDecodeKernel::Layout);
+    RETURN_IF_ERROR(simt::Launch<MergeDecodeKernel>(shape, stream, a));
+  }
+  return p.mass == nullptr ? OkStatus() : LaunchDecodeMass(stream, a);
 }
 
 }  // namespace quire::cuda

@@ -52,13 +52,12 @@ struct AttentionDecodeConfig {
   std::string ToString() const;
 };
 
-// Bytes of workspace for these sizes; params' pointers are not looked at.
+// Bytes of workspace for these sizes; of params' pointers it matters only whether mass and lse are null.
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params, int most_pages);
 
 // most_pages: at least every row's listed pages (dense: of its length; a captured graph passes the most there may be). A row
-// with more comes back as NaN. Attention mass is refused (UNIMPLEMENTED). workspace: AttentionDecodeWorkspace bytes of device
-// memory, 16-byte aligned.
-// Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size.
+// with more comes back as NaN. workspace: AttentionDecodeWorkspace bytes of device memory, 16-byte aligned.
+// Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size; attention mass reads the k_dim once more.
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace);
 
 }  // namespace quire::cuda

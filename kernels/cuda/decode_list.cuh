@@ -141,4 +141,7 @@ bool TensorDecodeFits(const PageFormat& format, int group);
 void TensorDecodeConfig(const PageFormat& format, int group, AttentionDecodeConfig* config);
 Status LaunchTensorDecode(Stream stream, const DecodeArgs& args);
 
+// attention_mass.cu: attention mass per page, once args.lse is there.
+Status LaunchDecodeMass(Stream stream, const DecodeArgs& args);
+
 }  // namespace quire::cuda

@@ -2,6 +2,7 @@
 set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_decode.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_decode_mma.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_mass.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill_mma.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/elementwise.cu

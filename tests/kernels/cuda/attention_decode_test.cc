@@ -366,17 +366,87 @@ TEST(CudaAttentionDecode, ARowLongerThanTheMostComesBackAsNan) {
   }
 }
 
-TEST(CudaAttentionDecode, RefusesMassAndPagesThatItCannotIndex) {
+// The mass that a call writes and the reference's, each [rows][kv_heads][mass_pages], with −7 before.
+struct Masses {
+  Masses(Decode& call, int mass_pages, bool with_lse, uint64_t seed)
+      : got(static_cast<size_t>(call.p.rows * call.p.table.format.kv_heads * mass_pages), -7.0f), expected(got) {
+    call.p.mass_pages = mass_pages;
+    call.p.mass = expected.data();
+    call.RunReference();
+    call.p.mass = got.data();
+    emulator::Options options;
+    options.seed = seed;
+    const emulator::ScopedOptions scoped(options);
+    AttentionDecodeParams p = call.Params();
+    if (!with_lse) p.lse = nullptr;
+    std::vector<float> workspace(cuda::AttentionDecodeWorkspace(p, call.MostPages()) / sizeof(float),
+                                 std::numeric_limits<float>::quiet_NaN());
+    EXPECT_TRUE(cuda::AttentionDecode(Stream{}, p, call.MostPages(), workspace.data()).ok());
+  }
+  double Worst() const {
+    double worst = 0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (got[i] == expected[i]) continue;
+      const double off = std::abs(double{got[i]} - expected[i]) / std::max(1e-4, double{expected[i]});
+      worst = off <= worst ? worst : off;  // NaN counts
+    }
+    return worst;
+  }
+  std::vector<float> got, expected;
+};
+constexpr double kMassTolerance = 2e-4;
+
+TEST(CudaAttentionDecode, MassPerPageAgreesWithTheReference) {
+  for (const auto& [dtype, page_size] : {std::pair{DType::kBF16, 16}, std::pair{DType::kF16, 7}, std::pair{DType::kF32, 80}}) {
+    for (const int group : {1, 6}) {
+      SCOPED_TRACE(::testing::Message() << DTypeName(dtype) << " page " << page_size << " group " << group);
+      PagedCache cache(dtype, page_size, 2, 64, 64, {333, 90}, 1);
+      cache.Fill(Pool());
+      for (int pos = 333; pos < cache.Pages(0) * page_size; ++pos) cache.PoisonSlot(0, pos);
+      Decode call(cache, 2 * group, {0, 1, 0}, {333, 0, 200}, 2);
+      // Dense, in a window with a freed page, without and with a place for the log-sum-exp; more pages than there are.
+      call.p.window = group == 1 ? 0 : 150;
+      cache.PageId(0, 190 / page_size) = -1;
+      const Masses dense(call, cache.Pages(0) + 40, group == 1, 3);
+      EXPECT_LE(dense.Worst(), kMassTolerance);
+      double sum = 0;
+      for (int i = 0; i < call.p.mass_pages; ++i) sum += dense.got[static_cast<size_t>(i)];
+      EXPECT_NEAR(sum, group, 1e-4 * group);
+
+      const int pages = cache.Pages(0) * 5 / 8;  // of the smallest: over two blocks
+      Selection selection(3, 2, 40);
+      for (size_t list : {0, 1, 4, 5}) selection.Set(list, RandomPages(cache.Pages(0), pages, cache.random()));
+      const int words = (page_size + 63) / 64;
+      std::vector<uint64_t> mask(3 * 2 * 40 * static_cast<size_t>(words));
+      for (uint64_t& m : mask) m = cache.random()();
+      selection.view.slot_mask = mask.data();
+      selection.view.mask_words = words;
+      call.p.selection = &selection.view;
+      EXPECT_LE(Masses(call, cache.Pages(0), group == 6, 4).Worst(), kMassTolerance);
+    }
+  }
+}
+
+TEST(CudaAttentionDecode, BitsOfMassDependNeitherOnPagesNorBatchNorOrder) {
+  PagedCache cache(DType::kBF16, 16, 1, 64, 64, {700, 60}, 1);
+  cache.Fill(Pool());
+  Decode batch(cache, 6, {1, 0}, {60, 700}, 2);
+  const Masses first(batch, 44, true, 1);
+  Decode alone(cache, 6, {0}, {700}, 2);
+  std::copy_n(batch.q.begin() + batch.p.q_stride, 6 * 64, alone.q.begin());
+  cache.PermutePages();
+  alone.p.table = cache.table();
+  const Masses second(alone, 44, false, 9);
+  EXPECT_EQ(std::memcmp(second.got.data(), &first.got[44], 44 * sizeof(float)), 0);
+}
+
+TEST(CudaAttentionDecode, RefusesPagesThatItCannotIndex) {
   AttentionDecodeParams p;
   p.table.format = *PageFormat::Create(DType::kBF16, 40000, 1, 64, 64);
   p.q_heads = 1;
   const Status status = cuda::AttentionDecode(Stream{}, p, 1, nullptr);
   EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_NE(status.ToString().find("40000"), std::string::npos);
-  float mass = 0;
-  p.table.format = *PageFormat::Create(DType::kBF16, 16, 1, 64, 64);
-  p.mass = &mass;
-  EXPECT_EQ(cuda::AttentionDecode(Stream{}, p, 1, nullptr).code(), StatusCode::kUnimplemented);
 }
 
 TEST(CudaAttentionDecode, ChunksDependOnListedPagesAlone) {

@@ -119,7 +119,7 @@ void DecodeAttention(int group) {
   layer.v = v.bytes();
   const std::vector<float> q = SeededFloats(static_cast<size_t>(group) * 64, 3);
   const int32_t seq = 0, length = 150;
-  std::vector<float> out(q.size()), want(q.size());
+  std::vector<float> out(q.size()), want(q.size()), mass(10), want_mass(10);
   AttentionDecodeParams p;
   p.q = q.data();
   p.out = out.data();
@@ -131,12 +131,16 @@ void DecodeAttention(int group) {
   p.pages = layer.Pages();
   p.table = layer.Table();
   p.scale = 0.125f;
+  p.mass = mass.data();
+  p.mass_pages = 10;
   std::vector<float> workspace(cuda::AttentionDecodeWorkspace(p, 10) / sizeof(float));
   ASSERT_FALSE(workspace.empty());
   ASSERT_TRUE(cuda::AttentionDecode(Stream{}, p, 10, workspace.data()).ok());
   p.out = want.data();
+  p.mass = want_mass.data();
   reference::AttentionDecode(p, IdentityMod{});
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(out[i], want[i], 1e-4);
+  for (size_t i = 0; i < mass.size(); ++i) ASSERT_NEAR(mass[i], want_mass[i], 1e-4);
 }
 TEST_F(KernelRaces, AttentionDecode) { DecodeAttention(2); }
 TEST_F(KernelRaces, AttentionDecodeOnTensorCores) { DecodeAttention(4); }
