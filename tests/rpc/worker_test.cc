@@ -278,8 +278,9 @@ TEST_F(ServiceTest, ADrainingGroupSaysSoAndEndsItsStreamsWhenAllIsDone) {
   Start(Retriever());
   Coordinator coordinator(worker_.get());
   ASSERT_TRUE(coordinator.Hello());
+  const int tokens = kSlowness > 1 ? 80 : 800;  // not at their end before the drain begins
   v1::ExecuteRequest request;
-  AddSubmission(Seeded(BytePrompt(64), 800), "last", 0, &request);
+  AddSubmission(Seeded(BytePrompt(64), tokens), "last", 0, &request);
   ASSERT_TRUE(coordinator.Send(request));
   ASSERT_TRUE(coordinator.ReadUntil([&] { return !coordinator.got.empty(); }));
   server_->Drain();
@@ -290,7 +291,7 @@ TEST_F(ServiceTest, ADrainingGroupSaysSoAndEndsItsStreamsWhenAllIsDone) {
   coordinator.Send(late);
   const grpc::Status status = coordinator.Finish();
   EXPECT_EQ(coordinator.failures["late/0"].code(), static_cast<int>(StatusCode::kUnavailable));
-  EXPECT_EQ(coordinator.got["last/0"][0].ids.size(), 800u);
+  EXPECT_EQ(coordinator.got["last/0"][0].ids.size(), static_cast<size_t>(tokens));
   EXPECT_TRUE(Eventually([&] { return server_->Drained(); }));
 }
 
