@@ -129,7 +129,7 @@ Result<std::unique_ptr<Client>> Client::Connect(ClientOptions options) {
   }
   auto impl = std::make_unique<Impl>();
   impl->options = std::move(options);
-  impl->channel = rpc::MakeChannel(impl->options.address, rpc::Connection::kShared);
+  impl->channel = rpc::MakeChannel(impl->options.address);
   if (!impl->channel->WaitForConnected(After(impl->options.connect_s))) {
     return Unavailable("no service answers at " + impl->options.address + " within " +
                        std::to_string(impl->options.connect_s) + " seconds; is quire serve running there?");

@@ -106,7 +106,7 @@ Result<std::vector<Arrived>> ReadArrived(const v1::ResumeRequest& message) {
 }
 
 // Of a request that the service knows: where each sequence goes on, [prompts × sequences].
-Result<std::vector<int64_t>> ReadNext(const v1::ResumeRequest& message, const Request::Options& options) {
+Result<std::vector<Request::Place>> ReadNext(const v1::ResumeRequest& message, const Request::Options& options) {
   if (message.has_request() && (message.request().prompts_size() != options.prompts ||
                                 SequencesOf(message.request()) != options.sequences)) {
     return InvalidArgument("the request that is brought along has " +
@@ -115,9 +115,10 @@ Result<std::vector<int64_t>> ReadNext(const v1::ResumeRequest& message, const Re
                            Shape(options.prompts, options.sequences) + "; bring the same, or give another request_id");
   }
   ASSIGN_OR_RETURN(const std::vector<size_t> places, PlacesOf(message, options.prompts, options.sequences));
-  std::vector<int64_t> next(static_cast<size_t>(options.prompts * options.sequences), 0);
+  std::vector<Request::Place> next(static_cast<size_t>(options.prompts * options.sequences));
   for (size_t i = 0; i < places.size(); ++i) {
-    next[places[i]] = message.positions(static_cast<int>(i)).next_token_index();
+    const v1::ResumePosition& position = message.positions(static_cast<int>(i));
+    next[places[i]] = {position.next_token_index(), position.finished()};
   }
   return next;
 }

@@ -37,7 +37,7 @@ Registration::~Registration() {
 }
 
 void Registration::Run() {
-  const auto stub = v1::Registry::NewStub(MakeChannel(coordinator_, Connection::kShared));
+  const auto stub = v1::Registry::NewStub(MakeChannel(coordinator_));
   bool said_well = false, said_ill = false;
   std::unique_lock lock(mutex_);
   while (!stopping_) {

@@ -199,13 +199,13 @@ void Request::NotifyIfNeeded(std::unique_lock<std::mutex> lock) {
   if (wanted) notify_(shared_from_this());
 }
 
-Status Request::Attach(std::shared_ptr<Reader> reader, const std::vector<int64_t>& next) {
+Status Request::Attach(std::shared_ptr<Reader> reader, const std::vector<Place>& next) {
   std::shared_ptr<Reader> before;
   {
     std::lock_guard lock(mutex_);
     for (size_t i = 0; i < sequences_.size(); ++i) {
       const SequenceOutput& output = sequences_[i].output;
-      const int64_t at = next.empty() ? output.begin() : next[i];
+      const int64_t at = next.empty() ? output.begin() : next[i].token;
       if (at < output.begin() || at > output.end()) {
         return Status(StatusCode::kOutOfRange,
                       "sequence " + std::to_string(i) + " can't be taken up at token " + std::to_string(at) +
@@ -214,9 +214,11 @@ Status Request::Attach(std::shared_ptr<Reader> reader, const std::vector<int64_t
     }
     for (size_t i = 0; i < sequences_.size(); ++i) {
       Sequence& sequence = sequences_[i];
-      sequence.sent = next.empty() ? sequence.output.begin() : next[i];
+      const Place from = next.empty() ? Place{sequence.output.begin()} : next[i];
+      sequence.sent = from.token;
       sequence.first_sent = sequence.sent > options_.first_token;
-      sequence.last_sent = sequence.elsewhere;
+      sequence.last_sent =
+          sequence.elsewhere || (from.last && sequence.output.finished() && from.token == sequence.output.end());
     }
     before = std::exchange(reader_, std::move(reader));
     unread_since_ = 0;

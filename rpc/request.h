@@ -73,9 +73,14 @@ class Request : public std::enable_shared_from_this<Request> {
   // Ends it with final ABORTED chunks; tokens that wait are dropped. False when it had ended already.
   bool Abort();
 
+  // Where a sequence is read on. last: its last chunk has been read, too.
+  struct Place {
+    int64_t token = 0;
+    bool last = false;
+  };
   // Makes `reader` the one. `next`: where each sequence goes on, [prompts × sequences], empty: at the beginning.
   // OUT_OF_RANGE for a place that isn't there (yet, or any more); nothing has changed then.
-  Status Attach(std::shared_ptr<Reader> reader, const std::vector<int64_t>& next);
+  Status Attach(std::shared_ptr<Reader> reader, const std::vector<Place>& next);
   // The reader leaves; passed over when it is not the one. True when it was.
   bool Detach(const Reader* reader);
   std::shared_ptr<Reader> reader() const;

@@ -120,7 +120,7 @@ GroupConnection::GroupConnection(std::string address, std::string coordinator, b
       name_(coordinator + "/" + address_),
       fixed_(fixed),
       owner_(owner),
-      channel_(MakeChannel(address_, Connection::kOwn)),
+      channel_(MakeChannel(address_)),
       control_(v1::Control::NewStub(channel_)),
       worker_(v1::Worker::NewStub(channel_)),
       told_at_(NowSeconds()),

@@ -20,14 +20,18 @@ ClientStreams::ClientStreams(const std::string& address, std::vector<ClientStrea
     stream.logprobs.assign(n, {});
     stream.prompt_logprobs.assign(n, {});
     threads_.emplace_back([this, &stream, address, retry_s] {
-      ClientOptions options;
-      options.address = address;
-      options.retry_s = retry_s;
-      auto client = Client::Connect(options);
-      if (!client.ok()) {
-        stream.status = client.status();
+      std::call_once(connect_, [&] {
+        ClientOptions options;
+        options.address = address;
+        options.retry_s = retry_s;
+        auto client = Client::Connect(options);
+        connected_ = client.status();
+        if (client.ok()) client_ = std::move(client).value();
+      });
+      if (client_ == nullptr) {
+        stream.status = connected_;
       } else {
-        stream.status = (*client)->Generate(stream.request, [&](const ClientChunk& chunk) {
+        stream.status = client_->Generate(stream.request, [&](const ClientChunk& chunk) {
           const TokenEvent& event = chunk.event;
           const size_t at = static_cast<size_t>(chunk.prompt * stream.request.parameters.sampling.n + event.sequence);
           EXPECT_FALSE(stream.last[at].finished) << "a chunk after the last";

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -25,7 +27,7 @@ struct ClientStream {
   Status status;
 };
 
-// Runs streams, each on a thread of its own.
+// Runs streams of one client, each on a thread of its own.
 class ClientStreams {
  public:
   // retry_s: see ClientOptions.
@@ -40,6 +42,9 @@ class ClientStreams {
 
  private:
   std::vector<ClientStream> streams_;
+  std::once_flag connect_;  // by the first thread
+  std::unique_ptr<Client> client_;
+  Status connected_;  // why not, where client_ is null
   std::vector<std::thread> threads_;
   std::atomic<int64_t> tokens_ = 0;
   std::atomic<int> running_ = 0;

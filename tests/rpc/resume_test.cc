@@ -53,6 +53,12 @@ TEST_F(ServiceTest, AResumedStreamGoesOnWhereItWas) {
   EXPECT_EQ(chunk.finish_reason(), v1::FINISH_REASON_LENGTH);
   EXPECT_FALSE(reader->Read(&chunk));
   EXPECT_TRUE(reader->Finish().ok());
+  // Who has had the last chunk, and not the status, gets the status alone.
+  message.mutable_positions(0)->set_finished(true);
+  grpc::ClientContext after;
+  auto status_alone = generation_->Resume(&after, message);
+  EXPECT_FALSE(status_alone->Read(&chunk));
+  EXPECT_TRUE(status_alone->Finish().ok());
 
   Streams none;
   EXPECT_EQ(resume(401, &none).error_code(), grpc::OUT_OF_RANGE);
