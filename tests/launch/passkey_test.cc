@@ -71,7 +71,7 @@ TEST(Passkey, AnswersAreJudgedByTheirFirstNumber) {
 }
 
 const char kDenseAndQuest[] = "dense,quest:dense_layers=0";
-const char kOtherPolicies[] = "hierarchical:dense_layers=0,hybrid:dense_layers=0";
+const char kOtherPolicies[] = "hierarchical:dense_layers=0,hybrid:dense_layers=0,sparq:dense_layers=0";
 
 // What the retriever is for: exact accuracy under selection, tested at every commit.
 void ExpectAllFound(const std::string& attention, const std::string& lengths, const std::string& depths,
@@ -100,14 +100,14 @@ TEST(PasskeyOfRetriever, FoundAt2kAnd4k) { ExpectAllFound(kDenseAndQuest, "2048,
 TEST(PasskeyOfRetriever, FoundAt8k) { ExpectAllFound(kDenseAndQuest, "8192", "1", "64,128,256,512", 5); }
 #endif
 
-TEST(PasskeyOfRetriever, FoundByOtherPoliciesAt2k) { ExpectAllFound(kOtherPolicies, "2048", "1", "64", 2); }
+TEST(PasskeyOfRetriever, FoundByOtherPoliciesAt2k) { ExpectAllFound(kOtherPolicies, "2048", "1", "64", 3); }
 
 TEST(SlowPasskeyOfRetriever, FoundAtEightDepths) {
   ExpectAllFound(kDenseAndQuest, "2048,4096,8192", "8", "64,128,256,512", 15);
 }
 
 TEST(SlowPasskeyOfRetriever, FoundByOtherPoliciesAtEightDepths) {
-  ExpectAllFound(kOtherPolicies, "2048,4096,8192", "8", "64,256", 12);
+  ExpectAllFound(kOtherPolicies, "2048,4096,8192", "8", "64,256", 18);
 }
 
 }  // namespace
