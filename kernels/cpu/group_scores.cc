@@ -88,11 +88,7 @@ void Score(const GroupScoreParams& p) {
 }
 
 void GroupScoresTarget(const GroupScoreParams& p) {
-  switch (p.dtype) {
-    case DType::kF32: return Score<float>(p);
-    case DType::kBF16: return Score<BF16>(p);
-    default: return Score<F16>(p);
-  }
+  VisitFloatDType(p.dtype, [&](auto t) { Score<decltype(t)>(p); });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // which the machine's own prefetching can't follow, so the next group's are asked for while this one's are summed.
 #include "kernels/cpu/hybrid_scores.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "kernels/cpu/simd.h"
@@ -44,28 +45,17 @@ HWY_INLINE void ScoreGroup(const HybridScoreParams& p, const float* q, const T* 
 
 template <typename T>
 void Score(const HybridScoreParams& p) {
-  const auto* base = static_cast<const T*>(p.meta);
-  for (int g = 0; g < p.groups; ++g) {
-    float* out = p.scores + int64_t{g} * kPagesPerGroup;
-    if (p.group_ids[g] < 0 || p.num_runs == 0) {
-      for (int i = 0; i < kPagesPerGroup; ++i) out[i] = std::numeric_limits<float>::quiet_NaN();
-      continue;
-    }
-    const T* group = base + p.group_ids[g] * p.group_stride;
-    const T* next = g + 1 < p.groups && p.group_ids[g + 1] >= 0 ? base + p.group_ids[g + 1] * p.group_stride : group;
-    ForHeadsByFour(p.heads, [&](auto heads, int h) {
-      ScoreGroup<decltype(heads)::value>(p, p.q + h * p.q_stride, group, next, h == 0, out);
-    });
-    FinishMean(p.reduce, p.heads, out);
+  if (p.num_runs == 0) {
+    std::fill(p.scores, p.scores + int64_t{p.groups} * kPagesPerGroup, std::numeric_limits<float>::quiet_NaN());
+    return;
   }
+  ScoreMetaGroups<T>(p, [&](auto heads, int h, const T* group, const T* next, float* out) {
+    ScoreGroup<decltype(heads)::value>(p, p.q + h * p.q_stride, group, next, h == 0, out);
+  });
 }
 
 void HybridScoresTarget(const HybridScoreParams& p) {
-  switch (p.dtype) {
-    case DType::kF32: return Score<float>(p);
-    case DType::kBF16: return Score<BF16>(p);
-    default: return Score<F16>(p);
-  }
+  VisitFloatDType(p.dtype, [&](auto t) { Score<decltype(t)>(p); });
 }
 
 }  // namespace

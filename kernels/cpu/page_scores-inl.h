@@ -7,6 +7,8 @@
 #define QUIRE_KERNELS_CPU_PAGE_SCORES_INL_H_
 #endif
 
+#include <algorithm>
+#include <limits>
 #include <type_traits>
 
 #include "hwy/highway.h"
@@ -63,6 +65,24 @@ HWY_INLINE void FinishMean(GroupReduce reduce, int heads, float* out) {
   if (reduce != GroupReduce::kMean) return;
   const float share = 1.0f / static_cast<float>(heads);
   for (int i = 0; i < kPagesPerGroup; ++i) out[i] *= share;
+}
+
+// The scores of p.groups metadata groups, NaN where one isn't there: score(constant of 4, 3, 2 or 1, first head, group,
+// next group to prefetch, out [16]) for each block of heads, then the mean.
+template <typename T, class Params, class F>
+HWY_INLINE void ScoreMetaGroups(const Params& p, F&& score) {
+  const auto* base = static_cast<const T*>(p.meta);
+  for (int g = 0; g < p.groups; ++g) {
+    float* out = p.scores + int64_t{g} * kPagesPerGroup;
+    if (p.group_ids[g] < 0) {
+      std::fill(out, out + kPagesPerGroup, std::numeric_limits<float>::quiet_NaN());
+      continue;
+    }
+    const T* group = base + p.group_ids[g] * p.group_stride;
+    const T* next = g + 1 < p.groups && p.group_ids[g + 1] >= 0 ? base + p.group_ids[g + 1] * p.group_stride : group;
+    ForHeadsByFour(p.heads, [&](auto heads, int h) { score(heads, h, group, next, out); });
+    FinishMean(p.reduce, p.heads, out);
+  }
 }
 
 }  // namespace HWY_NAMESPACE

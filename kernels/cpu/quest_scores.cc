@@ -3,8 +3,6 @@
 // single product. Each metadata vector is loaded and widened once for up to four heads.
 #include "kernels/cpu/quest_scores.h"
 
-#include <limits>
-
 #include "kernels/cpu/simd.h"
 #include "kernels/page_table.h"
 
@@ -58,28 +56,13 @@ HWY_INLINE void ScoreGroup(const QuestScoreParams& p, const float* q, const T* g
 
 template <typename T>
 void Score(const QuestScoreParams& p) {
-  const auto* base = static_cast<const T*>(p.meta);
-  for (int g = 0; g < p.groups; ++g) {
-    float* out = p.scores + int64_t{g} * kPagesPerGroup;
-    if (p.group_ids[g] < 0) {
-      for (int i = 0; i < kPagesPerGroup; ++i) out[i] = std::numeric_limits<float>::quiet_NaN();
-      continue;
-    }
-    const T* group = base + p.group_ids[g] * p.group_stride;
-    const T* next = g + 1 < p.groups && p.group_ids[g + 1] >= 0 ? base + p.group_ids[g + 1] * p.group_stride : group;
-    ForHeadsByFour(p.heads, [&](auto heads, int h) {
-      ScoreGroup<decltype(heads)::value>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out);
-    });
-    FinishMean(p.reduce, p.heads, out);
-  }
+  ScoreMetaGroups<T>(p, [&](auto heads, int h, const T* group, const T* next, float* out) {
+    ScoreGroup<decltype(heads)::value>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out);
+  });
 }
 
 void QuestScoresTarget(const QuestScoreParams& p) {
-  switch (p.dtype) {
-    case DType::kF32: return Score<float>(p);
-    case DType::kBF16: return Score<BF16>(p);
-    default: return Score<F16>(p);
-  }
+  VisitFloatDType(p.dtype, [&](auto t) { Score<decltype(t)>(p); });
 }
 
 }  // namespace

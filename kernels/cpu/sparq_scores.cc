@@ -118,11 +118,7 @@ void Score(const SparqScoreParams& p) {
 }
 
 void SparqScoresTarget(const SparqScoreParams& p) {
-  switch (p.dtype) {
-    case DType::kF32: return Score<float>(p);
-    case DType::kBF16: return Score<BF16>(p);
-    default: return Score<F16>(p);
-  }
+  VisitFloatDType(p.dtype, [&](auto t) { Score<decltype(t)>(p); });
 }
 
 // sum [page] becomes the page's weight against the head's maximum.

@@ -234,38 +234,7 @@ TEST(AttentionDecode, FreedPagesOfAWindowAreNeverTouched) {
 }
 
 TEST(AttentionDecode, SlotMaskAndSparqsCorrectionAgreeWithTheReference) {
-  for (const int page_size : {7, 16, 80}) {
-    PagedCache cache(DType::kBF16, page_size, 2, 64, 64, {900}, 1);
-    cache.Fill(OneThread());
-    Decode call(cache, 8, {0}, {900}, 2);
-    Selection selection(1, 2, 12);
-    for (size_t h = 0; h < 2; ++h) selection.Set(h, RandomPages(cache.Pages(0), 9, cache.random()));
-    const int words = (page_size + 63) / 64;
-    std::vector<uint64_t> mask(2 * 12 * static_cast<size_t>(words));
-    for (uint64_t& m : mask) m = cache.random()();
-    const std::vector<float> alpha = RandomFloats(8, 3), mean = RandomFloats(2 * 64, 4);
-    selection.view.slot_mask = mask.data();
-    selection.view.mask_words = words;
-    selection.view.alpha = const_cast<float*>(alpha.data());
-    selection.view.v_mean = const_cast<float*>(mean.data());
-    call.p.selection = &selection.view;
-    call.RunReference();
-    const Decode expected = call;
-    // What the mask leaves out may be NaN.
-    for (size_t i = 0; i < 9; ++i) {
-      const auto shared = selection.Get(0)[i];
-      if (std::ranges::count(selection.Get(1), shared) != 0) continue;
-      for (int slot = 0; slot < page_size; ++slot) {
-        if ((mask[i * static_cast<size_t>(words) + static_cast<size_t>(slot) / 64] >> (slot % 64) & 1) == 0 &&
-            shared * page_size + slot < 900) {
-          cache.PoisonSlot(0, shared * page_size + slot);
-        }
-      }
-    }
-    call.Run(2);
-    EXPECT_LE(RelativeError(call.out, expected.out), Tolerance());
-    EXPECT_LE(RelativeError(call.lse, expected.lse), Tolerance());
-  }
+  testing::ExpectSlotMaskAndSparqsCorrection<Decode>(OneThread(), Tolerance());
 }
 
 TEST(AttentionDecode, NanInAReadPageShows) {

@@ -1,6 +1,8 @@
 // What one call of decode attention reads and writes, for the tests of its implementations.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -76,6 +78,43 @@ inline std::vector<int32_t> RandomPages(int pages, int count, std::mt19937_64& r
   all.resize(static_cast<size_t>(std::min(pages, count)));
   std::sort(all.begin(), all.end());
   return all;
+}
+
+// A call with a mask over slots and SparQ's correction agrees with the reference, also where what the mask leaves out is
+// NaN. Call: a DecodeCall with Run(seed or threads).
+template <class Call>
+void ExpectSlotMaskAndSparqsCorrection(const Context& ctx, double tolerance) {
+  for (const int page_size : {7, 16, 80}) {
+    PagedCache cache(DType::kBF16, page_size, 2, 64, 64, {900}, 1);
+    cache.Fill(ctx);
+    Call call(cache, 8, {0}, {900}, 2);
+    Selection selection(1, 2, 12);
+    for (size_t h = 0; h < 2; ++h) selection.Set(h, RandomPages(cache.Pages(0), 9, cache.random()));
+    const int words = (page_size + 63) / 64;
+    std::vector<uint64_t> mask(2 * 12 * static_cast<size_t>(words));
+    for (uint64_t& m : mask) m = cache.random()();
+    const std::vector<float> alpha = RandomFloats(8, 3), mean = RandomFloats(2 * 64, 4);
+    selection.view.slot_mask = mask.data();
+    selection.view.mask_words = words;
+    selection.view.alpha = const_cast<float*>(alpha.data());
+    selection.view.v_mean = const_cast<float*>(mean.data());
+    call.p.selection = &selection.view;
+    call.RunReference();
+    const Call expected = call;
+    for (size_t i = 0; i < 9; ++i) {
+      const auto shared = selection.Get(0)[i];
+      if (std::ranges::count(selection.Get(1), shared) != 0) continue;
+      for (int slot = 0; slot < page_size; ++slot) {
+        if ((mask[i * static_cast<size_t>(words) + static_cast<size_t>(slot) / 64] >> (slot % 64) & 1) == 0 &&
+            shared * page_size + slot < 900) {
+          cache.PoisonSlot(0, shared * page_size + slot);
+        }
+      }
+    }
+    call.Run(2);
+    EXPECT_LE(RelativeError(call.out, expected.out), tolerance);
+    EXPECT_LE(RelativeError(call.lse, expected.lse), tolerance);
+  }
 }
 
 }  // namespace quire::testing
