@@ -4,9 +4,8 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/reference/attention.h"
-#include "tests/kernels/paged_cache.h"
 #include "tests/kernels/pairwise.h"
+#include "tests/kernels/prefill_call.h"
 
 namespace quire {
 namespace {
@@ -23,35 +22,8 @@ Context OneThread() {
   return ctx;
 }
 
-// The last rows of each sequence as chunks, q and out in the order of the sequences.
-struct Prefill {
-  // tails[s]: how many of the sequence's last positions are queried.
-  Prefill(PagedCache& cache, int q_heads, const std::vector<int>& tails, uint64_t seed) {
-    const PageFormat& f = cache.table().format;
-    int rows = 0;
-    for (int s = 0; s < static_cast<int>(tails.size()); ++s) {
-      const int n = tails[static_cast<size_t>(s)];
-      chunks.push_back({s, rows, n, cache.lengths()[static_cast<size_t>(s)] - n});
-      rows += n;
-    }
-    q = RandomFloats(static_cast<size_t>(rows * q_heads * f.k_dim), seed);
-    out.assign(static_cast<size_t>(rows * q_heads * f.v_dim), -7.0f);
-    lse.assign(static_cast<size_t>(rows * q_heads), -7.0f);
-    p.q_stride = q_heads * f.k_dim;
-    p.out_stride = q_heads * f.v_dim;
-    p.q_heads = q_heads;
-    p.pages = cache.pages();
-    p.table = cache.table();
-    p.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
-  }
-  AttentionPrefillParams Params() {
-    p.q = q.data();
-    p.out = out.data();
-    p.lse = lse.data();
-    p.chunks = chunks.data();
-    p.num_chunks = static_cast<int>(chunks.size());
-    return p;
-  }
+struct Prefill : testing::PrefillCall {
+  using PrefillCall::PrefillCall;
   void Run(int threads) {
     ThreadPool pool(threads);
     Context ctx;
@@ -76,11 +48,6 @@ struct Prefill {
     }
     chunks = whole;
   }
-  void RunReference() { reference::AttentionPrefill(Params(), IdentityMod{}); }
-
-  std::vector<PrefillChunk> chunks;
-  std::vector<float> q, out, lse;
-  AttentionPrefillParams p;
 };
 
 constexpr double kTolerance = 3e-6;

@@ -4,10 +4,9 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/reference/attention.h"
 #include "tests/kernels/cuda/emulator/options.h"
-#include "tests/kernels/paged_cache.h"
 #include "tests/kernels/pairwise.h"
+#include "tests/kernels/prefill_call.h"
 
 namespace quire {
 namespace {
@@ -26,39 +25,13 @@ Context Pool() {
   return ctx;
 }
 
-// Everything one call reads and writes: the last rows of each sequence as chunks.
-struct Prefill {
-  // tails[s]: how many of the sequence's last positions are queried. Queries are numbers of the cache's type.
-  Prefill(const PagedCache& cache, int q_heads, const std::vector<int>& tails, uint64_t seed) {
-    const PageFormat& f = cache.table().format;
-    for (int s = 0; s < static_cast<int>(tails.size()); ++s) {
-      const int n = tails[static_cast<size_t>(s)];
-      chunks.push_back({s, rows, n, cache.lengths()[static_cast<size_t>(s)] - n});
-      rows += n;
-    }
-    p.q_stride = q_heads * f.k_dim + 3;
-    p.out_stride = q_heads * f.v_dim + 5;
-    q = RandomFloats(static_cast<size_t>(rows * p.q_stride), seed);
-    VisitFloatDType(f.dtype, [&](auto t) {
+struct Prefill : testing::PrefillCall {
+  // Queries are numbers of the cache's type.
+  Prefill(const PagedCache& cache, int q_heads, const std::vector<int>& tails, uint64_t seed)
+      : PrefillCall(cache, q_heads, tails, seed, /*q_padding=*/3, /*out_padding=*/5) {
+    VisitFloatDType(cache.table().format.dtype, [&](auto t) {
       for (float& x : q) x = ToFloat(FromFloat<decltype(t)>(x));
     });
-    p.q_heads = q_heads;
-    p.pages = cache.pages();
-    p.table = cache.table();
-    p.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
-    Clear();
-  }
-  void Clear() {
-    out.assign(static_cast<size_t>(rows * p.out_stride), -7.0f);
-    lse.assign(static_cast<size_t>(rows * p.q_heads), -7.0f);
-  }
-  AttentionPrefillParams Params() {
-    p.q = q.data();
-    p.out = out.data();
-    p.lse = lse.data();
-    p.chunks = chunks.data();
-    p.num_chunks = static_cast<int>(chunks.size());
-    return p;
   }
   int64_t ChunkRows() const {
     int64_t sum = 0;
@@ -72,13 +45,7 @@ struct Prefill {
     const Status status = cuda::AttentionPrefill(Stream{}, Params(), ChunkRows() + more_rows);
     ASSERT_TRUE(status.ok()) << status.ToString();
   }
-  void RunReference() { reference::AttentionPrefill(Params(), IdentityMod{}); }
   float* Out(int row, int head) { return &out[static_cast<size_t>(row * p.out_stride + head * p.table.format.v_dim)]; }
-
-  std::vector<PrefillChunk> chunks;
-  int rows = 0;
-  std::vector<float> q, out, lse;
-  AttentionPrefillParams p;
 };
 
 // Of the worst (row, head), ‖a − b‖ / ‖b‖; infinite where one is not finite and the other not the same, or where a
