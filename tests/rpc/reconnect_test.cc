@@ -93,6 +93,13 @@ TEST_F(ReconnectTest, WhatItSaysWhenTheServiceStaysAway) {
   EXPECT_EQ(late.results()[0].status.code(), StatusCode::kDeadlineExceeded);
 }
 
+TEST_F(ReconnectTest, EachClientHasAConnectionOfItsOwn) {
+  const auto first = Client::Connect({.address = way_->address()});
+  const auto second = Client::Connect({.address = way_->address()});
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(way_->connections(), 2);
+}
+
 TEST_F(ReconnectTest, WithoutRetriesACutEndsTheStreamAndFreesItsPages) {
   ClientStreams running(way_->address(), {Ask(100000)}, /*retry_s=*/0);
   ASSERT_TRUE(running.WaitTokens(20));

@@ -119,6 +119,7 @@ void TcpProxy::Accept() {
   Prepare(client);
   Prepare(server);
   links_.push_back({client, server, "", ""});
+  ++connections_;
 }
 
 bool TcpProxy::Pass(Link* link, short client_events, short server_events) {

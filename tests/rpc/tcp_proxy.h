@@ -26,6 +26,7 @@ class TcpProxy {
   void Open();
   // Cuts by itself, once, when so many more bytes have come from the server.
   void CutAfter(int64_t bytes) { bytes_left_ = bytes; }
+  int connections() const { return connections_; }  // taken so far
   int cuts() const { return cuts_; }  // that met at least one connection
 
  private:
@@ -44,7 +45,7 @@ class TcpProxy {
   int wake_[2] = {-1, -1};
   std::vector<Link> links_;  // of the thread
   std::atomic<bool> stopping_ = false, closed_ = false;
-  std::atomic<int> cuts_wanted_ = 0, cuts_done_ = 0, cuts_ = 0;
+  std::atomic<int> connections_ = 0, cuts_wanted_ = 0, cuts_done_ = 0, cuts_ = 0;
   std::atomic<int64_t> bytes_left_ = INT64_MAX;
   std::thread thread_;
 };
