@@ -40,6 +40,7 @@ struct AttentionDecodeParams {
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params);
 
 // workspace: at least AttentionDecodeWorkspace bytes, 64-byte aligned. Never allocates.
+// Compiled for IdentityMod and SoftCapMod; other Mods through kernels/flex_attention.h.
 template <typename Mod>
 void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, const Mod& mod, void* workspace);
 void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace);  // identity Mod

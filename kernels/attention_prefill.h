@@ -34,6 +34,7 @@ struct AttentionPrefillParams {
 };
 
 size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params);
+// Compiled for IdentityMod and SoftCapMod; other Mods through kernels/flex_attention.h.
 template <typename Mod>
 void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, const Mod& mod, void* workspace);
 void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace);  // identity Mod

@@ -24,6 +24,7 @@
 #include "hwy/highway.h"
 #include "kernels/cpu/attention_decode_loops-inl.h"
 #include "kernels/cpu/attention_decode_plan.h"
+#include "kernels/cpu/mods-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -59,37 +60,76 @@ HWY_INLINE void Softmax(float* HWY_RESTRICT scores, int n, float& max_out, float
   sum_out = hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
+// A chunk's pages [begin, end) of the list, and what the Mod's mask leaves of each for all heads that the chunk serves.
+// A page that is masked counts as one that isn't there: neither its K nor its V is read.
+template <class Mod>
+struct ChunkPages {
+  const DecodeList& list;
+  const int32_t* ids;
+  int begin, end;
+  MaskState states[Mod::kHasMask ? kDecodeChunkTokens : 1];
+
+  // Heads [first_head, first_head + heads) of the row, whose query is the last of the positions that it sees.
+  void Look(const Mod& mod, int seq, int first_head, int heads, int page_size) {
+    if constexpr (Mod::kHasMask) {
+      const int64_t q = list.length - 1;
+      for (int i = begin; i < end; ++i) {
+        const int64_t page = int64_t{list.Page(i)} * page_size;
+        const int64_t first = std::max(page, list.first_pos), stop = std::min(page + page_size, list.length);
+        MaskState state = first >= stop ? MaskState::kMasked : mod.State(seq, first_head, heads, {q, q + 1, first, stop});
+        if (state == MaskState::kMixed) {
+          bool open = false;  // for any head and slot
+          for (int h = 0; h < (Mod::kPerHead ? heads : 1) && !open; ++h) {
+            for (int64_t pos = first; pos < stop && !open; ++pos) {
+              open = list.Visible(i, static_cast<int>(pos - page), pos) && mod.Mask(seq, first_head + h, q, pos);
+            }
+          }
+          if (!open) state = MaskState::kMasked;
+        }
+        states[i - begin] = state;
+      }
+    }
+  }
+  MaskState State(int i) const { return Mod::kHasMask ? states[i - begin] : MaskState::kOpen; }
+  template <typename T>
+  const T* Block(int i, const T* base, int64_t page_stride) const {
+    return State(i) == MaskState::kMasked ? nullptr : list.Block(i, ids, base, page_stride);
+  }
+  // True when every slot of the i-th page counts for every head.
+  bool Whole(int i, int page_size) const { return State(i) == MaskState::kOpen && list.Whole(i, page_size); }
+};
+
 // The chunk's scores by AMX tiles: of all its pages that are there. q: [heads][k_dim].
-template <typename T>
-void TileScores(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, const int32_t* ids,
-                const T* k_base, int begin, int end, const float* q, int heads, float* scores) {
+template <typename T, class Mod>
+void TileScores(const AttentionDecodeParams& p, const DecodePlan& plan, const ChunkPages<Mod>& chunk, const T* k_base,
+                const float* q, int heads, float* scores) {
   const PageFormat& f = p.table.format;
   AmxQueries queries;
   queries.Set(q, heads, f.k_dim);
   const BF16* k[kDecodeTilePages];
   int64_t at[kDecodeTilePages];
   int pages = 0;
-  for (int i = begin; i < end; ++i) {
-    const T* block = list.Block(i, ids, k_base, f.k_page_stride);
+  for (int i = chunk.begin; i < chunk.end; ++i) {
+    const T* block = chunk.Block(i, k_base, f.k_page_stride);
     if (block == nullptr) continue;
     k[pages] = reinterpret_cast<const BF16*>(block);
-    at[pages++] = int64_t{i - begin} * plan.page_slots;
+    at[pages++] = int64_t{i - chunk.begin} * plan.page_slots;
   }
   if (pages > 0) AmxScorePages(queries, k, at, pages, f.page_size, p.scale, scores, plan.chunk_slots);
 }
 
 // The weighted sums over the chunk's whole pages by AMX tiles; the others are left to vectors.
-template <typename T>
-void TileSums(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, const int32_t* ids,
-              const T* v_base, int begin, int end, const float* weights, int heads, float* acc) {
+template <typename T, class Mod>
+void TileSums(const AttentionDecodeParams& p, const DecodePlan& plan, const ChunkPages<Mod>& chunk, const T* v_base,
+              const float* weights, int heads, float* acc) {
   const PageFormat& f = p.table.format;
   AmxPage pages[kDecodeTilePages];
   AmxOperand operands[kDecodeChunkTokens / 16];
   int count = 0;
-  for (int i = begin; i < end; ++i) {
-    const T* block = list.Block(i, ids, v_base, f.v_page_stride);
-    if (block == nullptr || !list.Whole(i, f.page_size)) continue;
-    pages[count++] = {reinterpret_cast<const BF16*>(block), int64_t{i - begin} * plan.page_slots};
+  for (int i = chunk.begin; i < chunk.end; ++i) {
+    const T* block = chunk.Block(i, v_base, f.v_page_stride);
+    if (block == nullptr || !chunk.Whole(i, f.page_size)) continue;
+    pages[count++] = {reinterpret_cast<const BF16*>(block), int64_t{i - chunk.begin} * plan.page_slots};
   }
   if (count > 0) {
     AmxAccumulatePages(pages, count, f.page_size, f.v_dim, weights, plan.chunk_slots, heads, operands, acc);
@@ -129,19 +169,17 @@ struct ChunkHeads {
 };
 
 // The order in which a chunk's blocks are read: K of all its pages, then V, then what comes after the chunk.
-template <typename T>
+template <typename T, class Mod>
 struct BlockOrder {
   const PageFormat& f;
-  const DecodeList& list;
-  const int32_t* ids;
+  const ChunkPages<Mod>& chunk;
   const ChunkHeads<T>& c;
-  int begin, end;
 
   // KV head kv's block of the t-th page in that order; null where there is none.
   const T* Block(int t, int kv) const {
-    const int pages = end - begin;
-    if (t < pages) return Of(list.Block(begin + t, ids, c.k, f.k_page_stride), kv * f.k_head_stride);
-    if (t < 2 * pages) return Of(list.Block(begin + t - pages, ids, c.v, f.v_page_stride), kv * f.v_head_stride);
+    const int begin = chunk.begin, pages = chunk.end - begin;
+    if (t < pages) return Of(chunk.Block(begin + t, c.k, f.k_page_stride), kv * f.k_head_stride);
+    if (t < 2 * pages) return Of(chunk.Block(begin + t - pages, c.v, f.v_page_stride), kv * f.v_head_stride);
     return t < 2 * pages + 4 ? c.then[t - 2 * pages] : nullptr;
   }
   static const T* Of(const T* page, int64_t offset) { return page == nullptr ? nullptr : page + offset; }
@@ -169,18 +207,19 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
            const ChunkHeads<T>& c, const Mod& mod) {
   const PageFormat& f = p.table.format;
   const int seq = p.row_seq[row];
-  const int32_t* ids = p.table.page_ids + p.table.page_begin[seq];
   const int group = p.q_heads / f.kv_heads;
   const int heads = c.heads;
   const int begin = chunk * plan.chunk_pages, end = std::min(list.count, begin + plan.chunk_pages);
+  ChunkPages<Mod> pages{list, p.table.page_ids + p.table.page_begin[seq], begin, end, {}};
+  pages.Look(mod, seq, c.kv_begin * group + c.h0, (c.kv_end - 1 - c.kv_begin) * group + heads, f.page_size);
   const int slots = plan.chunk_slots;
   const int page_slots = plan.page_slots;  // page_size rounded up to a word
 
   // K pass. Pages that hold nothing visible are not touched; their scores are −inf.
   if (plan.tiles) {
     for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
-      TileScores(p, plan, list, ids, c.k + kv * f.k_head_stride, begin, end,
-                 c.q + (int64_t{kv} * group + c.h0) * f.k_dim, heads, c.Scores(kv, plan));
+      TileScores(p, plan, pages, c.k + kv * f.k_head_stride, c.q + (int64_t{kv} * group + c.h0) * f.k_dim, heads,
+                 c.Scores(kv, plan));
     }
   }
   if (!plan.tiles) {
@@ -189,11 +228,11 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
                                                       c.QueryWords(kv, f.k_dim), f.k_dim});
     }
   }
-  const BlockOrder<T> order{p.table.format, list, ids, c, begin, end};
+  const BlockOrder<T, Mod> order{p.table.format, pages, c};
   for (int i = begin; i < end; ++i) {
-    const T* page = list.Block(i, ids, c.k, f.k_page_stride);
+    const T* page = pages.Block(i, c.k, f.k_page_stride);
     const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
-    const bool whole = page != nullptr && list.Whole(i, f.page_size) && page_slots == f.page_size;
+    const bool whole = page != nullptr && pages.Whole(i, f.page_size) && page_slots == f.page_size;
     for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
       const int first_head = kv * group + c.h0;
       float* page_scores = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
@@ -202,17 +241,22 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
         ForHeadBlocks(heads, ScoreBlocks<T>{page + kv * f.k_head_stride, ahead, f.page_size, f.k_dim,
                                             c.QueryWords(kv, f.k_dim), p.scale, page_scores, slots});
       }
-      if (Mod::kIsIdentity && whole) continue;
+      if (Mod::kHasScore && page != nullptr) {
+        const int64_t first = std::max(first_pos, list.first_pos), stop = std::min(first_pos + f.page_size, list.length);
+        for (int h = 0; h < heads; ++h) {
+          ApplyScore(mod.score, page_scores + int64_t{h} * slots + (first - first_pos), static_cast<int>(stop - first),
+                     seq, first_head + h, list.length - 1, first);
+        }
+      }
+      if (whole) continue;
+      const bool tested = Mod::kHasMask && pages.State(i) == MaskState::kMixed;
       for (int h = 0; h < heads; ++h) {
         float* s = page_scores + int64_t{h} * slots;
         for (int slot = 0; slot < page_slots; ++slot) {
           const int64_t pos = first_pos + slot;
-          if (page == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos)) {
+          if (page == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos) ||
+              (tested && !mod.Mask(seq, first_head + h, list.length - 1, pos))) {
             s[slot] = kMinusInf;
-          } else if constexpr (!Mod::kIsIdentity) {
-            const int64_t q_pos = int64_t{p.row_len[row]} - 1;
-            s[slot] = mod.Mask(seq, first_head + h, q_pos, pos) ? mod.Score(s[slot], seq, first_head + h, q_pos, pos)
-                                                                : kMinusInf;
           }
         }
       }
@@ -238,24 +282,21 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
   }
 
   // V pass.
-  const bool tiles = plan.tiles && Mod::kIsIdentity;
   for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
     float* acc = c.Acc(kv, group, plan, f.v_dim);
     std::memset(acc, 0, sizeof(float) * static_cast<size_t>(heads) * f.v_dim);
-    if (tiles) {
-      TileSums(p, plan, list, ids, c.v + kv * f.v_head_stride, begin, end, c.Scores(kv, plan), heads, acc);
-    }
+    if (plan.tiles) TileSums(p, plan, pages, c.v + kv * f.v_head_stride, c.Scores(kv, plan), heads, acc);
   }
   for (int i = begin; i < end; ++i) {
-    const T* page = list.Block(i, ids, c.v, f.v_page_stride);
-    const bool whole = list.Whole(i, f.page_size);
-    if (page == nullptr || (tiles && whole)) continue;
+    const T* page = pages.Block(i, c.v, f.v_page_stride);
+    const bool whole = pages.Whole(i, f.page_size);
+    if (page == nullptr || (plan.tiles && whole)) continue;
     for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
       const T* v = page + kv * f.v_head_stride;
       const Ahead ahead = order.AheadOf(end - begin + i - begin, kv);
       const int first_slot = (i - begin) * page_slots;
       float* acc = c.Acc(kv, group, plan, f.v_dim);
-      if (Mod::kIsIdentity && whole && page_slots == f.page_size) {
+      if (whole && page_slots == f.page_size) {
         ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, ahead, f.page_size, f.v_dim, c.Weights(kv, plan), slots,
                                                         first_slot, acc});
       } else {
@@ -394,7 +435,8 @@ void Decode(const Context& ctx, const AttentionDecodeParams& p, const Mod& mod, 
   DecodeWorkspace::Layout(p, plan, true, workspace, &w);
   VisitFloatDType(f.dtype, [&](auto t) {
     const int64_t records = w.first_record[p.rows];
-    const int kv_block = plan.KvBlock(p, records, ctx.pool->threads());
+    // Where masks differ between heads, a page is skipped head by head.
+    const int kv_block = Mod::kHasMask && Mod::kPerHead ? 1 : plan.KvBlock(p, records, ctx.pool->threads());
     // A thread takes several tasks one after another, so that it knows what it reads next.
     const int64_t tasks = records * ((f.kv_heads + kv_block - 1) / kv_block);
     const int64_t run = std::clamp<int64_t>(tasks / (int64_t{8} * ctx.pool->threads()), 1, 16);

@@ -7,6 +7,10 @@
 // and of keys, so its bits depend on its own position alone: not on the chunk, the tile or the rows beside it. (Keys of
 // later positions in a row's last block weigh 0; only an infinite or NaN V there would show.)
 //
+// A Mod's mask is asked for whole blocks first: those masked for all of the tile's rows are skipped, open ones run
+// without the test. Of the others a word per row says which of the 64 keys it sees; keys of pages that no row sees are
+// not read.
+//
 // FLOPs: 2 · pairs · (k_dim + v_dim) for each visible (row, head, key); blocks on the diagonal cost up to 64 keys a row.
 #if defined(QUIRE_KERNELS_CPU_ATTENTION_PREFILL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUIRE_KERNELS_CPU_ATTENTION_PREFILL_INL_H_
@@ -22,6 +26,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/cpu/attention_prefill_plan.h"
+#include "kernels/cpu/mods-inl.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -114,10 +119,18 @@ HWY_INLINE void UnpackValues(D d, const T* words, int c, const int* keys, float*
   }
 }
 
-// Widens positions [block, block + keys) of one KV head into the panels. Freed pages become zeroes.
+constexpr uint64_t kAllKeys = ~uint64_t{0};
+static_assert(kPrefillKeyBlock == 64);
+// Bits [first, end) of a block's keys.
+HWY_INLINE uint64_t KeyBits(int first, int end) {
+  return first >= end ? 0 : kAllKeys >> (64 - (end - first)) << first;
+}
+
+// Widens positions [block, block + keys) of one KV head into the panels. Freed pages, and those of which no key is in
+// `seen`, become zeroes.
 template <typename T>
 void UnpackBlock(const AttentionPrefillParams& p, const int32_t* ids, int kv_head, int64_t block, int keys,
-                 float* HWY_RESTRICT k_panels, float* HWY_RESTRICT v_panels) {
+                 uint64_t seen, float* HWY_RESTRICT k_panels, float* HWY_RESTRICT v_panels) {
   const FullF d;
   const OneLane d1;
   const PageFormat& f = p.table.format;
@@ -126,7 +139,7 @@ void UnpackBlock(const AttentionPrefillParams& p, const int32_t* ids, int kv_hea
     const int64_t page = (block + key) / f.page_size;
     const int slot = static_cast<int>((block + key) % f.page_size);
     const int slots = std::min(f.page_size - slot, keys - key);
-    if (ids[page] < 0) {
+    if (ids[page] < 0 || (seen & KeyBits(key, key + slots)) == 0) {
       for (int s = 0; s < slots; ++s) {
         for (int c = 0; c < f.k_dim; ++c) k_panels[KeyAt(key + s, c, f.k_dim)] = 0;
         for (int c = 0; c < f.v_dim; ++c) v_panels[ValueAt(key + s, c)] = 0;
@@ -191,6 +204,25 @@ HWY_INLINE float SoftmaxBlock(float* HWY_RESTRICT s, float scale, int first, int
   return correction;
 }
 
+// Which keys of the block each row sees by a mixed mask: bits [r0, r1), cut to [first(r), end(r)). Returns all of them.
+template <class Mod, class First, class End>
+uint64_t MaskRows(const Mod& mod, const PrefillTile& tile, int seq, int group, int start_pos, int64_t block, int r0,
+                  int r1, const First& first, const End& end, uint64_t* bits) {
+  uint64_t seen = 0;
+  for (int r = r0; r < r1; ++r) {
+    const int64_t q = int64_t{start_pos} + (tile.first + r) / group;
+    const int head = tile.kv_head * group + (tile.first + r) % group;
+    if (!Mod::kPerHead && r > r0 && (tile.first + r) % group != 0) {  // another head of the same token
+      bits[r] = bits[r - 1];
+      continue;
+    }
+    bits[r] = 0;
+    for (int i = first(r); i < end(r); ++i) bits[r] |= uint64_t{mod.Mask(seq, head, q, block + i)} << i;
+    seen |= bits[r];
+  }
+  return seen;
+}
+
 template <typename T, class Mod>
 void Tile(const AttentionPrefillParams& p, const PrefillTile& tile, float* scratch, const Mod& mod) {
   const FullF d;
@@ -213,20 +245,37 @@ void Tile(const AttentionPrefillParams& p, const PrefillTile& tile, float* scrat
   }
   std::memset(w.out, 0, sizeof(float) * static_cast<size_t>(count) * w.v_padded);
 
-  const int64_t limit = position(count - 1) + 1;
+  // Where the mask is taken at its word, rows see the chunk's later keys too.
+  const int64_t chunk_end = int64_t{chunk.start_pos} + chunk.rows;
+  const auto end_of = [&](int i) HWY_ATTR { return Mod::kSeesFuture ? chunk_end : position(i) + 1; };
+  const int64_t limit = end_of(count - 1);
   for (int64_t block = first_visible(0) / kPrefillKeyBlock * kPrefillKeyBlock; block < limit; block += kPrefillKeyBlock) {
     // The rows that see a key of this block are neighbours: [r0, r1).
     int r0 = 0, r1 = count;
-    while (r0 < r1 && position(r0) < block) ++r0;
+    while (r0 < r1 && end_of(r0) <= block) ++r0;
     while (r1 > r0 && first_visible(r1 - 1) >= block + kPrefillKeyBlock) --r1;
     // With a window, early rows may have left the block behind.
     while (r0 < r1 && first_visible(r0) >= block + kPrefillKeyBlock) ++r0;
     if (r0 == r1) continue;
     const auto keys_of = [&](int i) HWY_ATTR {  // visible end of row i
-      return static_cast<int>(std::min<int64_t>(kPrefillKeyBlock, position(i) + 1 - block));
+      return static_cast<int>(std::min<int64_t>(kPrefillKeyBlock, end_of(i) - block));
+    };
+    const auto first_of = [&](int i) HWY_ATTR {  // and its visible beginning
+      return static_cast<int>(std::max<int64_t>(0, first_visible(i) - block));
     };
     const int keys = keys_of(r1 - 1);
-    UnpackBlock<T>(p, ids, tile.kv_head, block, keys, w.k, w.v);
+    uint64_t seen = kAllKeys;
+    bool tested = false;
+    uint64_t bits[Mod::kHasMask ? kPrefillTileRows : 1];
+    if constexpr (Mod::kHasMask) {
+      const MaskState state = mod.State(chunk.seq, tile.kv_head * group, group,
+                                        {position(r0), position(r1 - 1) + 1, block, block + keys});
+      if (state == MaskState::kMasked) continue;
+      tested = state == MaskState::kMixed;
+      if (tested) seen = MaskRows(mod, tile, chunk.seq, group, chunk.start_pos, block, r0, r1, first_of, keys_of, bits);
+      if (seen == 0) continue;
+    }
+    UnpackBlock<T>(p, ids, tile.kv_head, block, keys, seen, w.k, w.v);
     for (int panel = 0; panel * kPanel < keys; ++panel) {
       for (int r = r0; r < r1; r += kRows) {
         const int rows = std::min(kRows, r1 - r);
@@ -237,18 +286,16 @@ void Tile(const AttentionPrefillParams& p, const PrefillTile& tile, float* scrat
     }
     for (int r = r0; r < r1; ++r) {
       float* s = w.scores + int64_t{r} * kPrefillKeyBlock;
-      const int first = static_cast<int>(std::max<int64_t>(0, first_visible(r) - block));
+      const int first = first_of(r), end = keys_of(r);
       float scale = p.scale;
       if constexpr (!Mod::kIsIdentity) {
-        const int head = tile.kv_head * group + (tile.first + r) % group;
-        for (int i = first; i < keys_of(r); ++i) {
-          s[i] = mod.Mask(chunk.seq, head, position(r), block + i)
-                     ? mod.Score(s[i] * scale, chunk.seq, head, position(r), block + i)
-                     : kMinusInf;
-        }
+        for (int i = first; i < end; ++i) s[i] *= scale;
         scale = 1.0f;
+        ApplyScore(mod.score, s + first, end - first, chunk.seq, tile.kv_head * group + (tile.first + r) % group,
+                   position(r), block + first);
+        for (int i = first; tested && i < end; ++i) s[i] = (bits[r] >> i & 1) != 0 ? s[i] : kMinusInf;
       }
-      const float correction = SoftmaxBlock(s, scale, first, keys_of(r), kPrefillKeyBlock, w.max[r], w.sum[r]);
+      const float correction = SoftmaxBlock(s, scale, first, end, kPrefillKeyBlock, w.max[r], w.sum[r]);
       if (correction == 1.0f) continue;
       float* out = w.out + int64_t{r} * w.v_padded;
       const auto factor = hn::Set(d, correction);

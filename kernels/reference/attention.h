@@ -143,7 +143,8 @@ void AttentionPrefill(const AttentionPrefillParams& p, const Mod& mod) {
     for (int i = 0; i < c.rows; ++i) {
       const int64_t q_pos = c.start_pos + i;
       positions.clear();
-      for (int64_t pos = p.window > 0 && q_pos >= p.window ? q_pos - p.window + 1 : 0; pos <= q_pos; ++pos) {
+      const int64_t end = Mod::kSeesFuture ? int64_t{c.start_pos} + c.rows : q_pos + 1;
+      for (int64_t pos = p.window > 0 && q_pos >= p.window ? q_pos - p.window + 1 : 0; pos < end; ++pos) {
         if (p.table.page_ids[p.table.page_begin[c.seq] + pos / f.page_size] >= 0) positions.push_back(pos);
       }
       for (int head = 0; head < p.q_heads; ++head) {
