@@ -26,6 +26,15 @@ void HeadRmsNorm(const Context& ctx, float* x, int64_t x_stride, const float* we
 // out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i];  gate_up [rows][2 * width], out [rows][width].
 void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out);
 
+// The same with gelu's tanh form, x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) (Hendrycks & Gimpel, arXiv 1606.08415).
+void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out);
+
+// x[r][i] *= factor; x [rows][width].
+void Scale(const Context& ctx, float factor, int64_t rows, int64_t width, float* x);
+
+// x[r][i] = cap · tanh(x[r][i] / cap), in place; cap > 0. Of logits, as Gemma-2 has it (arXiv 2408.00118).
+void SoftCapRows(const Context& ctx, float cap, int64_t rows, int64_t width, float* x);
+
 // out[r] = table[ids[r]] as f32; table [vocab][width] of dtype. ids must be in range (CHECKed).
 // Rows of ids outside [vocab_begin, vocab_begin + vocab) give zeros (vocabulary-parallel embedding).
 void Embed(const Context& ctx, const void* table, DType dtype, int64_t vocab_begin, int64_t vocab, const int32_t* ids,

@@ -67,7 +67,7 @@ size_t WeightBytesOf(const ModelConfig& config, const ShardPlan& shard, DType dt
   const int64_t ffn = shard.ffn.size();
   const bool first = shard.rank == 0;
   const int64_t matrices = (q + 2 * kv) * hidden + hidden * q + 3 * ffn * hidden;
-  int64_t vectors = 2 * hidden;
+  int64_t vectors = (config.post_norms ? 4 : 2) * hidden;
   if (config.qkv_bias) vectors += q + 2 * kv;
   if (config.qk_norm) vectors += 2 * config.head_dim;
   if (config.out_bias && first) vectors += hidden;

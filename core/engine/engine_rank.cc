@@ -24,14 +24,20 @@ uint64_t HashConfig(const ModelConfig& c) {
   for (const int64_t n : {int64_t{c.layers}, int64_t{c.hidden}, int64_t{c.ffn}, int64_t{c.q_heads}, int64_t{c.kv_heads},
                           int64_t{c.head_dim}, int64_t{c.vocab}, c.max_position, static_cast<int64_t>(c.dtype),
                           static_cast<int64_t>(c.activation), int64_t{c.tie_embeddings}, int64_t{c.qkv_bias},
-                          int64_t{c.out_bias}, int64_t{c.mlp_bias}, int64_t{c.qk_norm}}) {
+                          int64_t{c.out_bias}, int64_t{c.mlp_bias}, int64_t{c.qk_norm},
+                          int64_t{c.post_norms}}) {
     w.Put(n);
   }
-  w.Put(c.norm_eps);
+  for (const float x : {c.norm_eps, c.norm_offset, c.embedding_scale, c.query_scalar, c.attention_softcap, c.final_softcap}) {
+    w.Put(x);
+  }
   w.Put(c.family);
   w.PutAll(c.window);
   w.Put(int64_t{c.rope.interleaved});
   for (const float f : RopeInverseFrequencies(c.rope, 2 * c.max_position)) w.Put(f);
+  if (c.window_rope) {
+    for (const float f : RopeInverseFrequencies(*c.window_rope, 2 * c.max_position)) w.Put(f);
+  }
   return Hash(bytes);
 }
 

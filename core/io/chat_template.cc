@@ -17,7 +17,7 @@ constexpr std::string_view kThinkEnd = "</think>";
 
 Status Unknown(const std::string& why) {
   return Unimplemented(
-      "the model's chat template is not one of those that are known (ChatML, Llama-3, Llama-2, Mistral): " + why +
+      "the model's chat template is not one of those that are known (ChatML, Llama-3, Llama-2, Mistral, Gemma): " + why +
       "; give the prompt with --prompt instead");
 }
 
@@ -299,6 +299,36 @@ Result<std::string> RenderMistral(const CanonicalTemplate& jinja, const Special&
   return out;
 }
 
+// ---- Gemma ----
+
+Result<std::string> RenderGemma(const CanonicalTemplate& jinja, const Special& special,
+                                std::span<const ChatMessage> messages) {
+  // Gemma-3's system message goes before the first question; Gemma-2 has none.
+  const bool takes_system = jinja.Has("{{'<start_of_turn>'+role+'\n'+(first_user_prefixifloop.firstelse'')}}") &&
+                            jinja.Has("first_user_prefix=messages[0]['content']+'\n\n'%}") &&
+                            jinja.Has("{{message.content|trim}}") && jinja.Has("{{'<end_of_turn>\n'}}");
+  if (!takes_system && !jinja.Has("{{'<start_of_turn>'+role+'\n'+message.content|trim+'<end_of_turn>\n'}}")) {
+    return Unknown("its turns are not Gemma's");
+  }
+  if (!jinja.Has("setrole='model'") || !jinja.Has("{{'<start_of_turn>model\n'}}")) {
+    return Unknown("it names the model's turns in its own way");
+  }
+  if (jinja.blocks[0] != "{{bos_token}}") return Unknown("it uses bos_token in its own way");
+  std::string prefix;
+  if (messages[0].role == "system") {
+    if (!takes_system) return InvalidArgument("this model's chat template takes no system message");
+    prefix = messages[0].content + "\n\n";
+    messages = messages.subspan(1);
+  }
+  RETURN_IF_ERROR(CheckTurns(messages));
+  std::string out = special.bos;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    out += i % 2 == 0 ? "<start_of_turn>user\n" : "<start_of_turn>model\n";
+    out += (i == 0 ? prefix : "") + Trim(messages[i].content) + "<end_of_turn>\n";
+  }
+  return out + "<start_of_turn>model\n";
+}
+
 }  // namespace
 
 Result<std::string> ApplyChatTemplate(const Tokenizer& tokenizer, std::span<const ChatMessage> messages) {
@@ -324,6 +354,7 @@ Result<std::string> ApplyChatTemplate(const Tokenizer& tokenizer, std::span<cons
   if (jinja.Has("[INST]")) {
     return jinja.Has("<<SYS>>") ? RenderLlama2(jinja, special, messages) : RenderMistral(jinja, special, messages);
   }
+  if (jinja.Has("<start_of_turn>")) return RenderGemma(jinja, special, messages);
   return Unknown("it has none of their markers");
 }
 

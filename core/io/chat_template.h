@@ -1,4 +1,4 @@
-// Chat templates of the models we name (ChatML, Llama-3, Llama-2, Mistral), recognised by the text of the
+// Chat templates of the models we name (ChatML, Llama-3, Llama-2, Mistral, Gemma), recognised by the text of the
 // model's own Jinja template; any other is refused with a sentence rather than imitated wrongly.
 #pragma once
 

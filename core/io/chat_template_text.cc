@@ -78,7 +78,7 @@ Result<CanonicalTemplate> CanonicalizeTemplate(std::string_view jinja) {
   const auto check_raw = [&] {
     if (raw.empty()) return OkStatus();
     return Unimplemented(
-        "the model's chat template is not one of those that are known (ChatML, Llama-3, Llama-2, Mistral): " +
+        "the model's chat template is not one of those that are known (ChatML, Llama-3, Llama-2, Mistral, Gemma): " +
         std::string("it writes text outside of its expressions; give the prompt with --prompt instead"));
   };
   while (pos < jinja.size()) {

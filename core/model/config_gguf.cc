@@ -52,7 +52,7 @@ class Reader {
 
 Status ParseRope(const GgufFile& file, const Reader& reader, const Family& family, const ModelConfig& model,
                  RopeConfig* out) {
-  ASSIGN_OR_RETURN(out->theta, reader.Double("rope.freq_base", 10000.0));
+  ASSIGN_OR_RETURN(out->theta, reader.Double("rope.freq_base", family.default_theta));
   out->interleaved = family.gguf_interleaved;
   ASSIGN_OR_RETURN(out->rotary_dim, reader.Size("rope.dimension_count", model.head_dim));
   if (out->rotary_dim != model.head_dim) {
@@ -98,6 +98,55 @@ bool HasTensor(const GgufFile& file, std::string_view name) {
   return std::any_of(file.tensors().begin(), file.tensors().end(), [&](const GgufTensor& t) { return t.name == name; });
 }
 
+// Takes the window from the layers that have none: by a list or a period in the file, else by the family's.
+Status SetGlobalLayers(const GgufFile& file, const Reader& reader, const Family& family, ModelConfig* out) {
+  constexpr const char* kPattern = "attention.sliding_window_pattern";
+  const GgufValue* value = file.Find(reader.Key(kPattern));
+  std::vector<bool> windowed;
+  if (value != nullptr && value->AsInts() != nullptr) {
+    for (const int64_t x : *value->AsInts()) windowed.push_back(x != 0);
+  } else if (value != nullptr && value->AsBools() != nullptr) {
+    for (const uint8_t x : *value->AsBools()) windowed.push_back(x != 0);
+  } else {
+    ASSIGN_OR_RETURN(const int period, reader.Size(kPattern, family.window_period));
+    for (int i = 0; i < out->layers; ++i) windowed.push_back((i + 1) % period != 0);
+  }
+  if (windowed.size() != out->window.size()) {
+    return InvalidArgument(file.name() + ": " + reader.Key(kPattern) + " has " + std::to_string(windowed.size()) +
+                           " entries for " + std::to_string(out->layers) + " layers");
+  }
+  for (size_t i = 0; i < windowed.size(); ++i) {
+    if (!windowed[i]) out->window[i] = 0;
+  }
+  if (family.window_theta > 0) {
+    out->window_rope.emplace();
+    out->window_rope->rotary_dim = out->rope.rotary_dim;
+    out->window_rope->interleaved = out->rope.interleaved;
+    ASSIGN_OR_RETURN(out->window_rope->theta, reader.Double("rope.freq_base_swa", family.window_theta));
+  }
+  return OkStatus();
+}
+
+// What a family's rows in GGUF files have beside the others'. Norm weights are whole there.
+Status ParseScales(const Reader& reader, const Family& family, ModelConfig* out) {
+  out->post_norms = family.post_norms;
+  if (std::string_view(family.default_activation) == "gelu_pytorch_tanh") out->activation = Activation::kGeluTanh;
+  if (family.scaled_embedding) out->embedding_scale = std::sqrt(static_cast<float>(out->hidden));
+  if (out->layers == family.gguf_wide_layers) {
+    out->query_scalar = static_cast<float>(out->hidden) / static_cast<float>(out->q_heads);
+  }
+  // Absent: transformers' defaults, which llama.cpp has as well.
+  if (family.takes_attention_softcap) {
+    ASSIGN_OR_RETURN(const double cap, reader.Double("attn_logit_softcapping", family.default_attention_softcap));
+    out->attention_softcap = static_cast<float>(cap);
+  }
+  if (family.takes_final_softcap) {
+    ASSIGN_OR_RETURN(const double cap, reader.Double("final_logit_softcapping", family.default_final_softcap));
+    out->final_softcap = static_cast<float>(cap);
+  }
+  return OkStatus();
+}
+
 // A token id key; absent and -1 mean none.
 Result<std::optional<int32_t>> TokenId(const GgufFile& file, const char* key) {
   if (file.Find(key) == nullptr) return std::optional<int32_t>();
@@ -117,13 +166,15 @@ Result<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   const Family* family = FindFamilyByGguf(out.architecture);
   if (family == nullptr) {
     return Unimplemented(file.name() + ": the architecture '" + out.architecture +
-                         "' is not supported; llama, qwen2 and qwen3 are");
+                         "' is not supported; llama, qwen2, qwen3, gemma2 and gemma3 are");
   }
   out.family = family->name;
   const Reader reader(file, out.architecture);
   for (const char* key :
        {"expert_count", "attention.key_length_mla", "attn_logit_softcapping", "final_logit_softcapping", "logit_scale",
         "embedding_scale", "residual_scale", "attention.scale", "attention.clamp_kqv"}) {
+    if (std::string_view(key) == "attn_logit_softcapping" && family->takes_attention_softcap) continue;
+    if (std::string_view(key) == "final_logit_softcapping" && family->takes_final_softcap) continue;
     ASSIGN_OR_RETURN(const double value, reader.Double(key, 0.0));
     if (value != 0.0) {
       return Unimplemented(file.name() + ": the option '" + reader.Key(key) + "' (" + std::to_string(value) +
@@ -167,8 +218,9 @@ Result<ModelConfig> ConfigFromGguf(const GgufFile& file) {
   if (reader.Has("attention.sliding_window")) {
     ASSIGN_OR_RETURN(const int64_t given, file.Int(reader.Key("attention.sliding_window")));
     if (given < 0) return InvalidArgument(file.name() + ": a sliding window of " + std::to_string(given) + " tokens");
-    // A window as long as the context hides nothing.
-    if (given > 0 && given < out.max_position) window = static_cast<int>(given);
+    // A window as long as the context hides nothing, but may have a rope of its own.
+    const bool counts = given < out.max_position || family->window_theta > 0;
+    if (given > 0 && counts) window = static_cast<int>(std::min<int64_t>(given, std::numeric_limits<int>::max()));
     if (window > 0 && family->window == WindowRule::kUpperLayers) {
       return Unimplemented(file.name() + ": the option '" + reader.Key("attention.sliding_window") +
                            "' is not supported by " + std::string(family->name) +
@@ -176,6 +228,8 @@ Result<ModelConfig> ConfigFromGguf(const GgufFile& file) {
     }
   }
   out.window.assign(static_cast<size_t>(out.layers), window);
+  if (family->window == WindowRule::kAllButEveryNth) RETURN_IF_ERROR(SetGlobalLayers(file, reader, *family, &out));
+  RETURN_IF_ERROR(ParseScales(reader, *family, &out));
   out.tie_embeddings = !HasTensor(file, "output.weight");
   out.qkv_bias = family->qkv_bias || HasTensor(file, "blk.0.attn_q.bias");
   out.out_bias = HasTensor(file, "blk.0.attn_output.bias");

@@ -137,6 +137,7 @@ constexpr Refused kRefused[] = {{"quantization_config", 0},
                                 {"qk_layernorm", 0},
                                 {"clip_qkv", 0},
                                 {"alibi", 0},
+                                {"use_bidirectional_attention", 0},
                                 {"no_rope_layers", 0},
                                 {"attention_chunk_size", 0},
                                 {"q_lora_rank", 0},
@@ -151,10 +152,15 @@ constexpr Refused kRefused[] = {{"quantization_config", 0},
                                 {"rotary_percent", 1},
                                 {"rotary_pct", 1}};
 
-Status RefuseUnknownOptions(const Reader& config) {
+Status RefuseUnknownOptions(const Reader& config, const Family& family) {
+  const auto taken = [&](std::string_view key) {
+    return (key == "attn_logit_softcapping" && family.takes_attention_softcap) ||
+           (key == "final_logit_softcapping" && family.takes_final_softcap) ||
+           (key == "query_pre_attn_scalar" && family.default_query_scalar > 0);
+  };
   for (const Refused& refused : kRefused) {
     const Json* value = config.Find(refused.key);
-    if (value == nullptr) continue;
+    if (value == nullptr || taken(refused.key)) continue;
     const bool neutral = (value->is_boolean() && !value->get<bool>()) ||
                          (value->is_number() && value->get<double>() == refused.neutral) ||
                          (value->is_structured() && value->empty());
@@ -225,7 +231,7 @@ Status ParseYarn(const Reader& rope, double max_position, RopeConfig* out) {
   return OkStatus();
 }
 
-Status ParseRope(const Reader& config, const ModelConfig& model, RopeConfig* out) {
+Status ParseRope(const Reader& config, const ModelConfig& model, double default_theta, RopeConfig* out) {
   const Json* parameters = config.Find("rope_parameters");
   const Json* scaling = config.Find("rope_scaling");
   if (parameters != nullptr && scaling != nullptr && *parameters != *scaling) {
@@ -268,7 +274,7 @@ Status ParseRope(const Reader& config, const ModelConfig& model, RopeConfig* out
                            ") is not supported; these families rotate whole heads");
     }
   }
-  ASSIGN_OR_RETURN(const double theta, config.Double("rope_theta", 10000.0));
+  ASSIGN_OR_RETURN(const double theta, config.Double("rope_theta", default_theta));
   ASSIGN_OR_RETURN(out->theta, rope.Double("rope_theta", theta));
   out->rotary_dim = model.head_dim;
   ASSIGN_OR_RETURN(out->scaling, ParseRopeType(rope));
@@ -295,6 +301,33 @@ Status ParseRope(const Reader& config, const ModelConfig& model, RopeConfig* out
   return OkStatus();
 }
 
+// Where layers with a window have a rope of their own: rope_parameters has an object for each kind of layer, or the
+// older keys give all but the base of the others alone.
+Status ParseRopes(const Json& json, const Reader& config, const Family& family, ModelConfig* out) {
+  if (family.window_theta == 0) return ParseRope(config, *out, family.default_theta, &out->rope);
+  Json full = json, window = json;
+  const Json* parameters = config.Find("rope_parameters");
+  const bool nested = parameters != nullptr && parameters->is_object() &&
+                      (parameters->contains("full_attention") || parameters->contains("sliding_attention"));
+  if (nested) {
+    for (const auto& [name, value] : parameters->items()) {
+      if (name != "full_attention" && name != "sliding_attention") {
+        return Unimplemented(config.where() + ": 'rope_parameters' for layers of the type '" + name.substr(0, 80) +
+                             "' are not supported");
+      }
+    }
+    full["rope_parameters"] = parameters->value("full_attention", Json());
+    window["rope_parameters"] = parameters->value("sliding_attention", Json());
+  } else {
+    window.erase("rope_parameters");
+  }
+  window.erase("rope_scaling");
+  window["rope_theta"] = json.value("rope_local_base_freq", Json());
+  RETURN_IF_ERROR(ParseRope(Reader(full, config.where()), *out, family.default_theta, &out->rope));
+  out->window_rope.emplace();
+  return ParseRope(Reader(window, config.where()), *out, family.window_theta, &*out->window_rope);
+}
+
 Status ParseWindows(const Reader& config, const Family& family, ModelConfig* out) {
   out->window.assign(static_cast<size_t>(out->layers), 0);
   int window = 0;
@@ -304,7 +337,7 @@ Status ParseWindows(const Reader& config, const Family& family, ModelConfig* out
       return Unimplemented(config.where() + ": the option 'sliding_window' is not supported by " +
                            std::string(family.name));
     }
-  } else if (family.window == WindowRule::kEveryLayer) {
+  } else if (family.window == WindowRule::kEveryLayer || family.window == WindowRule::kAllButEveryNth) {
     // Absent is transformers' default of 4096; null is none.
     ASSIGN_OR_RETURN(window, config.Size("sliding_window", config.Present("sliding_window") ? 0 : 4096));
   } else {
@@ -316,12 +349,17 @@ Status ParseWindows(const Reader& config, const Family& family, ModelConfig* out
       first = static_cast<int>(std::min<int64_t>(from, out->layers));
     }
   }
+  if (family.window_theta > 0 && window == 0) return config.Error("sliding_window", "a positive integer");
+  int period = family.window_period;  // 0: none of the layers attends to everything
+  if (family.window == WindowRule::kAllButEveryNth) {
+    ASSIGN_OR_RETURN(period, config.Size("sliding_window_pattern", period));
+  }
   const Json* types = config.Find("layer_types");
   if (types != nullptr && (!types->is_array() || types->size() != out->window.size())) {
     return config.Error("layer_types", "a list of as many names as there are layers");
   }
   for (int i = 0; i < out->layers; ++i) {
-    bool sliding = window > 0 && i >= first;
+    bool sliding = window > 0 && i >= first && (period == 0 || (i + 1) % period != 0);
     if (types != nullptr) {
       const Json& type = (*types)[static_cast<size_t>(i)];
       const bool says_sliding = type == "sliding_attention";
@@ -362,8 +400,8 @@ Status ParseBiases(const Reader& config, const Family& family, ModelConfig* out)
   return OkStatus();
 }
 
-Status ParseActivation(const Reader& config, Activation* out) {
-  ASSIGN_OR_RETURN(const std::string name, config.String("hidden_act", "silu"));
+Status ParseActivation(const Reader& config, const Family& family, Activation* out) {
+  ASSIGN_OR_RETURN(const std::string name, config.String(family.activation_key, family.default_activation));
   if (name == "silu" || name == "swish") {
     *out = Activation::kSilu;
   } else if (name == "gelu_pytorch_tanh" || name == "gelu_new") {
@@ -371,10 +409,33 @@ Status ParseActivation(const Reader& config, Activation* out) {
   } else if (name == "gelu") {
     *out = Activation::kGelu;
   } else {
-    return Unimplemented(config.where() + ": the activation 'hidden_act' = '" + name +
+    return Unimplemented(config.where() + ": the activation '" + family.activation_key + "' = '" + name +
                          "' is not supported; silu, gelu and gelu_pytorch_tanh are");
   }
   return OkStatus();
+}
+
+// What Gemma has beside the others: scales, soft caps, norms behind the layers' halves.
+Status ParseScales(const Reader& config, const Family& family, ModelConfig* out) {
+  out->post_norms = family.post_norms;
+  out->norm_offset = family.norms_less_one ? 1.0f : 0.0f;
+  if (family.scaled_embedding) out->embedding_scale = std::sqrt(static_cast<float>(out->hidden));
+  if (family.default_query_scalar > 0) {
+    ASSIGN_OR_RETURN(const double scalar, config.Double("query_pre_attn_scalar", family.default_query_scalar));
+    if (scalar <= 0) return config.Error("query_pre_attn_scalar", "a positive number");
+    out->query_scalar = static_cast<float>(scalar);
+  }
+  // A cap that is null is none.
+  const auto cap = [&](const char* key, bool takes, double fallback, float* to) -> Status {
+    if (!takes) return OkStatus();
+    ASSIGN_OR_RETURN(const double value, config.Double(key, config.Present(key) ? 0 : fallback));
+    if (config.Find(key) != nullptr && value <= 0) return config.Error(key, "a positive number or null");
+    *to = static_cast<float>(value);
+    return OkStatus();
+  };
+  RETURN_IF_ERROR(cap("attn_logit_softcapping", family.takes_attention_softcap, family.default_attention_softcap,
+                      &out->attention_softcap));
+  return cap("final_logit_softcapping", family.takes_final_softcap, family.default_final_softcap, &out->final_softcap);
 }
 
 Status ParseDType(const Reader& config, ParsedConfig* out) {
@@ -451,14 +512,15 @@ Result<ParsedConfig> ParseConfigJson(std::string_view text, std::string_view whe
   if (!json.is_object()) return InvalidArgument(std::string(where) + " is not a JSON object");
   const Reader config(json, std::string(where));
   ASSIGN_OR_RETURN(const Family* family, ParseFamily(config, &out));
-  RETURN_IF_ERROR(RefuseUnknownOptions(config));
+  RETURN_IF_ERROR(RefuseUnknownOptions(config, *family));
   RETURN_IF_ERROR(ParseSizes(config, *family, &out));
-  RETURN_IF_ERROR(ParseRope(config, out, &out.rope));
+  RETURN_IF_ERROR(ParseRopes(json, config, *family, &out));
   RETURN_IF_ERROR(ParseWindows(config, *family, &out));
   RETURN_IF_ERROR(ParseBiases(config, *family, &out));
-  RETURN_IF_ERROR(ParseActivation(config, &out.activation));
+  RETURN_IF_ERROR(ParseActivation(config, *family, &out.activation));
+  RETURN_IF_ERROR(ParseScales(config, *family, &out));
   RETURN_IF_ERROR(ParseDType(config, &parsed));
-  ASSIGN_OR_RETURN(out.tie_embeddings, config.Bool("tie_word_embeddings", false));
+  ASSIGN_OR_RETURN(out.tie_embeddings, config.Bool("tie_word_embeddings", family->tied_by_default));
   ASSIGN_OR_RETURN(out.bos_id, config.TokenId("bos_token_id"));
   ASSIGN_OR_RETURN(out.eos_ids, config.TokenIds("eos_token_id"));
   if (!config.Present("bos_token_id")) out.bos_id = family->default_bos;

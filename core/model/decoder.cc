@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -27,6 +28,7 @@ struct Scratch {
   float* gate_up = nullptr;   // [max_rows][2 * ffn]
   float* mlp = nullptr;       // [max_rows][ffn]
   float* cos_sin = nullptr;   // [max_rows][2][rotary_dim / 2]
+  float* window_cos_sin = nullptr;  // the same of layers with a window, where theirs is another one
   float* last_residual = nullptr;  // [max_logit_rows][hidden] rows with logits, in the last layer
   float* last_attended = nullptr;  // [max_logit_rows][q_heads * head_dim]
   Buffer memory;
@@ -42,6 +44,7 @@ std::vector<std::pair<float* Scratch::*, int64_t>> ScratchParts(const ModelConfi
       {&Scratch::partial, rows * config.hidden},       {&Scratch::qkv, rows * qkv},
       {&Scratch::attended, rows * q},                  {&Scratch::gate_up, rows * 2 * ffn},
       {&Scratch::mlp, rows * ffn},                     {&Scratch::cos_sin, rows * config.rope.rotary_dim},
+      {&Scratch::window_cos_sin, config.window_rope ? rows * config.window_rope->rotary_dim : 0},
       {&Scratch::last_residual, last * config.hidden}, {&Scratch::last_attended, last * q},
   };
   constexpr int64_t kAlign = Buffer::kAlignment / sizeof(float);
@@ -62,8 +65,11 @@ Result<Scratch> MakeScratch(const ModelConfig& config, const ShardPlan& plan, co
 
 // What the config may ask for but the forward pass doesn't do: refused by name, never run wrongly.
 Status CheckSupported(const ModelConfig& config) {
-  if (config.activation != Activation::kSilu) {
-    return Unimplemented("'" + config.name + "' wants a GELU activation; this build runs models with SiLU only");
+  if (config.activation == Activation::kGelu) {
+    return Unimplemented("'" + config.name + "' wants GELU by the error function; SiLU and GELU's tanh form are there");
+  }
+  if (config.window_rope && config.window_rope->rotary_dim != config.rope.rotary_dim) {
+    return Unimplemented("'" + config.name + "' rotates another number of channels in layers with a window");
   }
   const int rotary = config.rope.rotary_dim;
   if (rotary < 0 || rotary % 2 != 0 || rotary > config.head_dim) {
@@ -104,7 +110,9 @@ size_t DecoderScratchBytes(const ModelConfig& config, const ShardPlan& plan, con
 
 struct Decoder::Impl {
   Impl(const Context& context, const ModelConfig& model, const ShardPlan& shard, AttentionRunner runner)
-      : ctx(context), config(model), plan(shard), attention(std::move(runner)), rope(model.rope) {}
+      : ctx(context), config(model), plan(shard), attention(std::move(runner)), rope(model.rope) {
+    if (model.window_rope) window_rope.emplace(*model.window_rope);
+  }
 
   // After each large part of a layer: a chunk of rows through a large model's layer takes seconds on few processors, and
   // whoever watches must see it move.
@@ -117,6 +125,7 @@ struct Decoder::Impl {
   ShardPlan plan;
   AttentionRunner attention;
   RopeTables rope;
+  std::optional<RopeTables> window_rope;
   const ModelWeights* weights = nullptr;
   Communicator* comm = nullptr;
   DecoderOptions options;
@@ -132,6 +141,8 @@ struct Decoder::Impl {
   int64_t live_rows = 0;
 
   Status Forward(const ForwardBatch& batch, float* logits);
+  // residual += partial, normed before where the model says so; normed = its norm with `weight`.
+  void JoinResidual(const Tensor& post_norm, const Tensor& weight);
   Status EmbedRows();
   void ProjectQkv(int layer);
   Status Attend(const ForwardBatch& batch, int layer);
@@ -153,18 +164,28 @@ Status Decoder::Impl::EmbedRows() {
   for (const int32_t token : rows.tokens) CHECK(token >= 0 && token < config.vocab);
   Embed(ctx, table.data(), table.dtype(), plan.vocab.begin, plan.vocab.size(), rows.tokens.data(), live_rows,
         config.hidden, residual);
-  if (plan.tp == 1) return OkStatus();
-  return comm->AllReduce({residual, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream);
+  if (plan.tp > 1) {
+    RETURN_IF_ERROR(comm->AllReduce({residual, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream));
+  }
+  if (config.embedding_scale != 1.0f) Scale(ctx, config.embedding_scale, live_rows, config.hidden, residual);
+  return OkStatus();
+}
+
+void Decoder::Impl::JoinResidual(const Tensor& post_norm, const Tensor& weight) {
+  Scratch& s = scratch;
+  if (const float* post = OrNull(post_norm); post != nullptr) {
+    RmsNorm(ctx, s.partial, post, config.norm_eps, live_rows, config.hidden, s.partial);
+  }
+  AddRmsNorm(ctx, s.partial, residual, weight.data<float>(), config.norm_eps, live_rows, config.hidden, s.normed);
 }
 
 void Decoder::Impl::ProjectQkv(int layer) {
   const LayerWeights& w = weights->layers[layer];
   Scratch& s = scratch;
-  const float* norm = w.attn_norm.data<float>();
   if (layer == 0) {
-    RmsNorm(ctx, residual, norm, config.norm_eps, live_rows, config.hidden, s.normed);
+    RmsNorm(ctx, residual, w.attn_norm.data<float>(), config.norm_eps, live_rows, config.hidden, s.normed);
   } else {
-    AddRmsNorm(ctx, s.partial, residual, norm, config.norm_eps, live_rows, config.hidden, s.normed);
+    JoinResidual(weights->layers[layer - 1].post_mlp_norm, w.attn_norm);
   }
   const int q_heads = static_cast<int>(plan.q_heads.size()), kv_heads = static_cast<int>(plan.kv_heads.size());
   const int d = config.head_dim;
@@ -185,7 +206,7 @@ void Decoder::Impl::ProjectQkv(int layer) {
              .rotary_dim = config.rope.rotary_dim,
              .interleaved = config.rope.interleaved,
              .positions = rows.pos.data(),
-             .cos_sin = s.cos_sin});
+             .cos_sin = window_rope && config.window[layer] > 0 ? s.window_cos_sin : s.cos_sin});
 }
 
 Status Decoder::Impl::Attend(const ForwardBatch& batch, int layer) {
@@ -223,14 +244,18 @@ Status Decoder::Impl::Mlp(int layer) {
   const LayerWeights& w = weights->layers[layer];
   Scratch& s = scratch;
   const int64_t ffn = plan.ffn.size();
-  AddRmsNorm(ctx, s.partial, residual, w.mlp_norm.data<float>(), config.norm_eps, live_rows, config.hidden, s.normed);
+  JoinResidual(w.post_attn_norm, w.mlp_norm);
   if (ffn == 0) {  // more ranks than blocks of columns: this one adds nothing but, on rank 0, the bias
     std::memset(s.partial, 0, sizeof(float) * live_rows * config.hidden);
     return SumPartial();
   }
   Linear(ctx, s.normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
   Advance();
-  SiluMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
+  if (config.activation == Activation::kSilu) {
+    SiluMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
+  } else {
+    GeluTanhMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
+  }
   Linear(ctx, s.mlp, ffn, live_rows, w.down, OrNull(w.down_bias), s.partial, config.hidden);
   return SumPartial();
 }
@@ -238,9 +263,9 @@ Status Decoder::Impl::Mlp(int layer) {
 void Decoder::Impl::Logits(float* logits) {
   Scratch& s = scratch;
   const Weight& head = weights->head_or_embedding();
-  AddRmsNorm(ctx, s.partial, residual, weights->final_norm.data<float>(), config.norm_eps, live_rows, config.hidden,
-             s.normed);
+  JoinResidual(weights->layers.back().post_mlp_norm, weights->final_norm);
   Linear(ctx, s.normed, config.hidden, live_rows, head, nullptr, logits, head.rows());
+  if (config.final_softcap > 0) SoftCapRows(ctx, config.final_softcap, live_rows, head.rows(), logits);
 }
 
 Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
@@ -256,6 +281,7 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   residual = scratch.residual;
   attended = scratch.attended;
   rope.Fill(ctx, rows, scratch.cos_sin);
+  if (window_rope) window_rope->Fill(ctx, rows, scratch.window_cos_sin);
   RETURN_IF_ERROR(EmbedRows());
   for (int layer = 0; layer < config.layers; ++layer) {
     ProjectQkv(layer);

@@ -30,6 +30,7 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
   runner.head_dim_ = config.head_dim;
   runner.qkv_width_ = int64_t{runner.q_heads_ + 2 * runner.kv_heads_} * config.head_dim;
   runner.scale_ = config.attention_scale();
+  runner.softcap_ = config.attention_softcap;
   runner.max_length_ = max_length;
   runner.comm_ = comm;
   runner.rank_ = plan.rank;
@@ -103,7 +104,11 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   params.scale = scale_;
   params.window = step.window;
   RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(params)));
-  AttentionDecode(ctx_, params, workspace_.As<void>());
+  if (softcap_ > 0) {
+    AttentionDecode(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
+  } else {
+    AttentionDecode(ctx_, params, workspace_.As<void>());
+  }
   stats.attention_seconds += NowSeconds() - attention_start;
 
   for (int row = run.begin; row < run.end; ++row) {
@@ -205,7 +210,11 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, DecoderRows& rows
   params.scale = scale_;
   params.window = step.window;
   RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params)));
-  AttentionPrefill(ctx_, params, workspace_.As<void>());
+  if (softcap_ > 0) {
+    AttentionPrefill(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
+  } else {
+    AttentionPrefill(ctx_, params, workspace_.As<void>());
+  }
   return OkStatus();
 }
 

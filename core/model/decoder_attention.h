@@ -50,7 +50,7 @@ class AttentionRunner {
   Context ctx_;
   int q_heads_ = 0, kv_heads_ = 0, head_dim_ = 0;  // local
   int64_t qkv_width_ = 0;
-  float scale_ = 1.0f;
+  float scale_ = 1.0f, softcap_ = 0.0f;  // softcap_ 0: none
   int64_t max_length_ = 0;
   Communicator* comm_ = nullptr;
   SelectionObserver* observer_ = nullptr;

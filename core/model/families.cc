@@ -85,6 +85,61 @@ constexpr Family kFamilies[] = {
      .takes_mlp_bias = false,
      .qk_norm = true,
      .gguf_interleaved = false},
+    {.name = "gemma2",
+     .hf_architecture = "Gemma2ForCausalLM",
+     .model_type = "gemma2",
+     .gguf_architecture = "gemma2",
+     .default_max_position = 8192,
+     .default_kv_heads = 4,
+     .default_head_dim = 256,
+     .default_bos = 2,
+     .default_eos = 1,
+     .window = WindowRule::kAllButEveryNth,
+     .qkv_bias = false,
+     .takes_attention_bias = true,
+     .takes_mlp_bias = false,
+     .qk_norm = false,
+     .gguf_interleaved = false,
+     .window_period = 2,
+     .tied_by_default = true,
+     .activation_key = "hidden_activation",
+     .default_activation = "gelu_pytorch_tanh",
+     .scaled_embedding = true,
+     .post_norms = true,
+     .norms_less_one = true,
+     .default_query_scalar = 256,
+     .takes_attention_softcap = true,
+     .takes_final_softcap = true,
+     .default_attention_softcap = 50,
+     .default_final_softcap = 30,
+     .gguf_wide_layers = 46},
+    {.name = "gemma3",
+     .hf_architecture = "Gemma3ForCausalLM",
+     .model_type = "gemma3_text",
+     .gguf_architecture = "gemma3",
+     .default_max_position = 131072,
+     .default_kv_heads = 4,
+     .default_head_dim = 256,
+     .default_bos = 2,
+     .default_eos = 1,
+     .window = WindowRule::kAllButEveryNth,
+     .qkv_bias = false,
+     .takes_attention_bias = true,
+     .takes_mlp_bias = false,
+     .qk_norm = true,
+     .gguf_interleaved = false,
+     .window_period = 6,
+     .tied_by_default = true,
+     .default_theta = 1e6,
+     .window_theta = 10000.0,
+     .activation_key = "hidden_activation",
+     .default_activation = "gelu_pytorch_tanh",
+     .scaled_embedding = true,
+     .post_norms = true,
+     .norms_less_one = true,
+     .default_query_scalar = 256,
+     .takes_final_softcap = true,
+     .gguf_wide_layers = 62},
 };
 
 // Every parameter: its names (with the layer for '#'), its shape in terms of the config, and whether a model has it.
@@ -103,6 +158,7 @@ constexpr auto kAlways = [](C) { return true; };
 constexpr auto kQkvBias = [](C c) { return c.qkv_bias; };
 constexpr auto kMlpBias = [](C c) { return c.mlp_bias; };
 constexpr auto kQkNorm = [](C c) { return c.qk_norm; };
+constexpr auto kPostNorms = [](C c) { return c.post_norms; };
 constexpr auto kHidden = [](C c) { return int64_t{c.hidden}; };
 constexpr auto kFfn = [](C c) { return int64_t{c.ffn}; };
 constexpr auto kVocab = [](C c) { return int64_t{c.vocab}; };
@@ -129,8 +185,14 @@ const ParamRow kParams[] = {
      kHeadDim},
     {Param::kKNorm, "model.layers.#.self_attn.k_norm.weight", "blk.#.attn_k_norm.weight", true, kQkNorm, nullptr,
      kHeadDim},
-    {Param::kMlpNorm, "model.layers.#.post_attention_layernorm.weight", "blk.#.ffn_norm.weight", true, kAlways, nullptr,
-     kHidden},
+    {Param::kPostAttnNorm, "model.layers.#.post_attention_layernorm.weight", "blk.#.post_attention_norm.weight", true,
+     kPostNorms, nullptr, kHidden},
+    {Param::kMlpNorm, "model.layers.#.post_attention_layernorm.weight", "blk.#.ffn_norm.weight", true,
+     [](C c) { return !c.post_norms; }, nullptr, kHidden},
+    {Param::kMlpNorm, "model.layers.#.pre_feedforward_layernorm.weight", "blk.#.ffn_norm.weight", true, kPostNorms,
+     nullptr, kHidden},
+    {Param::kPostMlpNorm, "model.layers.#.post_feedforward_layernorm.weight", "blk.#.post_ffw_norm.weight", true,
+     kPostNorms, nullptr, kHidden},
     {Param::kGate, "model.layers.#.mlp.gate_proj.weight", "blk.#.ffn_gate.weight", true, kAlways, kFfn, kHidden},
     {Param::kUp, "model.layers.#.mlp.up_proj.weight", "blk.#.ffn_up.weight", true, kAlways, kFfn, kHidden},
     {Param::kDown, "model.layers.#.mlp.down_proj.weight", "blk.#.ffn_down.weight", true, kAlways, kHidden, kFfn},
@@ -307,7 +369,7 @@ std::string KnownArchitectures() {
 
 std::string Checkpoint::TensorName(Param param, int layer) const {
   for (const ParamRow& row : kParams) {
-    if (row.param == param) return row.present(config) ? WithLayer(gguf ? row.gguf : row.hf, layer) : "";
+    if (row.param == param && row.present(config)) return WithLayer(gguf ? row.gguf : row.hf, layer);
   }
   return "";
 }

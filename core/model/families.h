@@ -23,10 +23,12 @@ enum class Param {
   kO,           // [hidden][q_heads * head_dim]
   kQBias, kKBias, kVBias, kOBias,
   kQNorm, kKNorm,  // [head_dim]
+  kPostAttnNorm,  // [hidden]
   kMlpNorm,     // [hidden]
   kGate, kUp,   // [ffn][hidden]
   kDown,        // [hidden][ffn]
   kGateBias, kUpBias, kDownBias,
+  kPostMlpNorm,  // [hidden]
 };
 
 // A checkpoint opened: its numbers, and its tensors behind the names its format uses.

@@ -21,6 +21,7 @@ enum class WindowRule {
   kNone,         // none; a sliding_window key is refused
   kEveryLayer,   // Mistral: sliding_window, null for none
   kUpperLayers,  // Qwen: use_sliding_window, then layer_types, else layers from max_window_layers on
+  kAllButEveryNth,  // Gemma: sliding_window (null for none), then layer_types, else all but every window_period-th
 };
 
 // One model family. Defaults are those of transformers' configuration class, for keys that a config.json leaves out.
@@ -39,6 +40,22 @@ struct Family {
   bool takes_mlp_bias;
   bool qk_norm;
   bool gguf_interleaved;  // GGUF's converter permutes q and k rows for rotation of neighbouring channels
+
+  // What only some families have.
+  int window_period = 0;             // kAllButEveryNth: a layer in so many attends to everything
+  bool tied_by_default = false;      // tie_word_embeddings where it isn't given
+  double default_theta = 10000.0;    // of rope
+  double window_theta = 0;           // > 0: layers with a window have a rope of their own, by default of this base
+  const char* activation_key = "hidden_act";
+  const char* default_activation = "silu";
+  bool scaled_embedding = false;     // embeddings times √hidden
+  bool post_norms = false;
+  bool norms_less_one = false;       // Hugging Face files hold norm weights − 1 (GGUF's converter adds it back)
+  double default_query_scalar = 0;   // > 0: the query_pre_attn_scalar key is obeyed
+  bool takes_attention_softcap = false;
+  bool takes_final_softcap = false;
+  double default_attention_softcap = 0, default_final_softcap = 0;
+  int gguf_wide_layers = 0;  // GGUF has no query scalar: files of so many layers use hidden / heads, others head_dim
 };
 
 std::span<const Family> Families();

@@ -6,7 +6,9 @@
 
 namespace quire {
 
-float ModelConfig::attention_scale() const { return 1.0f / std::sqrt(static_cast<float>(head_dim)); }
+float ModelConfig::attention_scale() const {
+  return 1.0f / std::sqrt(query_scalar > 0 ? query_scalar : static_cast<float>(head_dim));
+}
 
 namespace {
 
@@ -70,6 +72,12 @@ Status CheckModelConfig(const ModelConfig& config, std::string_view where) {
     return InvalidArgument(std::string(where) + ": head_dim is " + std::to_string(config.head_dim) +
                            "; rotary embeddings need an even one");
   }
+  if (config.query_scalar != 0) RETURN_IF_ERROR(CheckPositive(where, "query_pre_attn_scalar", config.query_scalar));
+  for (const auto& [key, cap] : {std::pair{"attn_logit_softcapping", config.attention_softcap},
+                                 std::pair{"final_logit_softcapping", config.final_softcap}}) {
+    if (cap != 0) RETURN_IF_ERROR(CheckPositive(where, key, cap, 1e-3, 1e6));
+  }
+  if (config.window_rope) RETURN_IF_ERROR(CheckRope(*config.window_rope, where));
   return CheckRope(config.rope, where);
 }
 

@@ -31,7 +31,7 @@ struct RopeConfig {
 enum class Activation { kSilu, kGeluTanh, kGelu };
 
 struct ModelConfig {
-  std::string family;        // row of the families table: "llama", "mistral", "qwen2", "qwen3"
+  std::string family;        // row of the families table: "llama", "qwen3", …
   std::string architecture;  // as the file says: "LlamaForCausalLM", "llama"
   std::string name;          // for people: folder or file name
   DType dtype = DType::kBF16;  // what --dtype auto means: the checkpoint's own type (quantised files: bf16)
@@ -45,12 +45,19 @@ struct ModelConfig {
   int64_t max_position = 0;
   float norm_eps = 1e-5f;
   RopeConfig rope;
+  std::optional<RopeConfig> window_rope;  // of layers with a window, where theirs is another one (Gemma-3)
   Activation activation = Activation::kSilu;
   bool tie_embeddings = false;
   bool qkv_bias = false;     // Qwen2, or attention_bias
   bool out_bias = false;     // bias of the attention's output projection (attention_bias of Llama)
   bool mlp_bias = false;
-  bool qk_norm = false;      // Qwen3: rms norm over head_dim on q and k before rope
+  bool qk_norm = false;      // Qwen3, Gemma-3: rms norm over head_dim on q and k before rope
+  bool post_norms = false;   // Gemma: rms norms of attention's and the mlp's outputs before they join the residual
+  float norm_offset = 0.0f;  // added to norm weights as they are loaded: 1 for Gemma's safetensors, which hold w − 1
+  float embedding_scale = 1.0f;    // Gemma: √hidden
+  float query_scalar = 0.0f;       // scores are divided by its root; 0: head_dim
+  float attention_softcap = 0.0f;  // Gemma-2: cap · tanh(score / cap); 0: none
+  float final_softcap = 0.0f;      // the same of the logits
   std::vector<int> window;   // [layers] sliding window in tokens, 0 = none (a token sees itself and window - 1 before)
   std::optional<int32_t> bos_id;
   std::vector<int32_t> eos_ids;
@@ -58,7 +65,7 @@ struct ModelConfig {
   std::optional<float> default_temperature, default_top_p;
   std::optional<int> default_top_k;
 
-  // 1/sqrt(head_dim) unless the family says otherwise.
+  // 1/sqrt(head_dim), or of query_scalar.
   float attention_scale() const;
 };
 

@@ -72,8 +72,9 @@ class Loader {
     return Weight::Own(std::move(tensor));
   }
 
-  // Slices of vectors joined, as f32. Columns of a Part are the vector's elements, its rows are [0, 1).
-  Result<Tensor> Vector(std::span<const Part> parts) const {
+  // Slices of vectors joined, as f32, each element `offset` more than the file's. Columns of a Part are the vector's
+  // elements, its rows are [0, 1).
+  Result<Tensor> Vector(std::span<const Part> parts, float offset = 0) const {
     int64_t elements = 0;
     for (const Part& part : parts) elements += part.cols();
     if (elements == 0) return Tensor();
@@ -81,12 +82,20 @@ class Loader {
     float* dst = tensor.data<float>();
     for (const Part& part : parts) {
       RETURN_IF_ERROR(source_.Read(part.name, part.slice, DType::kF32, dst));
+      for (int64_t i = 0; offset != 0 && i < part.cols(); ++i) dst[i] += offset;
       dst += part.cols();
     }
     Advance();
     return tensor;
   }
   Result<Tensor> Vector(const Part& part) const { return Vector(std::span<const Part>(&part, 1)); }
+
+  // A norm's weight as it is multiplied with; empty where the model has none of the kind.
+  Result<Tensor> Norm(Param param, int layer) const {
+    if (!Has(param)) return Tensor();
+    const Part part = Slice(param, layer);
+    return Vector(std::span<const Part>(&part, 1), checkpoint_.config.norm_offset);
+  }
 
  private:
   void Advance() const {
@@ -157,7 +166,7 @@ class Loader {
 
 // The attention half of a layer: q, k, v by heads (rows), out by heads (columns).
 Status LoadAttention(const Loader& loader, int layer, LayerWeights& out) {
-  ASSIGN_OR_RETURN(out.attn_norm, loader.Vector(loader.Slice(Param::kAttnNorm, layer)));
+  ASSIGN_OR_RETURN(out.attn_norm, loader.Norm(Param::kAttnNorm, layer));
   const Part qkv[] = {loader.Slice(Param::kQ, layer), loader.Slice(Param::kK, layer), loader.Slice(Param::kV, layer)};
   ASSIGN_OR_RETURN(out.qkv, loader.Matrix(qkv));
   if (loader.Has(Param::kQBias)) {
@@ -165,10 +174,9 @@ Status LoadAttention(const Loader& loader, int layer, LayerWeights& out) {
                          loader.Slice(Param::kVBias, layer)};
     ASSIGN_OR_RETURN(out.qkv_bias, loader.Vector(bias));
   }
-  if (loader.Has(Param::kQNorm)) {
-    ASSIGN_OR_RETURN(out.q_norm, loader.Vector(loader.Slice(Param::kQNorm, layer)));
-    ASSIGN_OR_RETURN(out.k_norm, loader.Vector(loader.Slice(Param::kKNorm, layer)));
-  }
+  ASSIGN_OR_RETURN(out.q_norm, loader.Norm(Param::kQNorm, layer));
+  ASSIGN_OR_RETURN(out.k_norm, loader.Norm(Param::kKNorm, layer));
+  ASSIGN_OR_RETURN(out.post_attn_norm, loader.Norm(Param::kPostAttnNorm, layer));
   ASSIGN_OR_RETURN(out.out, loader.Matrix(loader.Slice(Param::kO, layer)));
   if (loader.Has(Param::kOBias)) {
     ASSIGN_OR_RETURN(out.out_bias, loader.Vector(loader.Slice(Param::kOBias, layer)));
@@ -178,7 +186,8 @@ Status LoadAttention(const Loader& loader, int layer, LayerWeights& out) {
 
 // The mlp half: gate and up by rows, down by columns.
 Status LoadMlp(const Loader& loader, int layer, LayerWeights& out) {
-  ASSIGN_OR_RETURN(out.mlp_norm, loader.Vector(loader.Slice(Param::kMlpNorm, layer)));
+  ASSIGN_OR_RETURN(out.mlp_norm, loader.Norm(Param::kMlpNorm, layer));
+  ASSIGN_OR_RETURN(out.post_mlp_norm, loader.Norm(Param::kPostMlpNorm, layer));
   const Part gate_up[] = {loader.Slice(Param::kGate, layer), loader.Slice(Param::kUp, layer)};
   ASSIGN_OR_RETURN(out.gate_up, loader.Matrix(gate_up));
   ASSIGN_OR_RETURN(out.down, loader.Matrix(loader.Slice(Param::kDown, layer)));
@@ -224,7 +233,7 @@ Result<ModelWeights> LoadWeights(const Context& ctx, Checkpoint& checkpoint, con
     RETURN_IF_ERROR(LoadAttention(loader, layer, weights.layers[layer]));
     RETURN_IF_ERROR(LoadMlp(loader, layer, weights.layers[layer]));
   }
-  ASSIGN_OR_RETURN(weights.final_norm, loader.Vector(loader.Slice(Param::kFinalNorm, 0)));
+  ASSIGN_OR_RETURN(weights.final_norm, loader.Norm(Param::kFinalNorm, 0));
   if (!config.tie_embeddings) {
     ASSIGN_OR_RETURN(weights.head, loader.Matrix(loader.Slice(Param::kHead, 0)));
   }
@@ -243,8 +252,8 @@ WeightBytes ModelWeights::bytes() const {
   total.owned += final_norm.bytes();
   for (const LayerWeights& l : layers) {
     for (const Weight* w : {&l.qkv, &l.out, &l.gate_up, &l.down}) Count(*w, total);
-    for (const Tensor* t : {&l.attn_norm, &l.qkv_bias, &l.q_norm, &l.k_norm, &l.out_bias, &l.mlp_norm,
-                            &l.gate_up_bias, &l.down_bias}) {
+    for (const Tensor* t : {&l.attn_norm, &l.qkv_bias, &l.q_norm, &l.k_norm, &l.out_bias, &l.post_attn_norm,
+                            &l.mlp_norm, &l.gate_up_bias, &l.down_bias, &l.post_mlp_norm}) {
       total.owned += t->bytes();
     }
   }

@@ -22,11 +22,13 @@ struct LayerWeights {
   Tensor q_norm, k_norm;       // [head_dim] F32; empty
   Weight out;                  // [hidden][q_heads * head_dim]
   Tensor out_bias;             // [hidden] F32; empty (rank 0 adds it)
+  Tensor post_attn_norm;       // [hidden] F32; empty when the model has none
   Tensor mlp_norm;             // [hidden] F32
   Weight gate_up;              // [2 * ffn][hidden], gate first; local columns
   Tensor gate_up_bias;         // [2 * ffn]; empty
   Weight down;                 // [hidden][ffn]
   Tensor down_bias;            // [hidden]; empty (rank 0 adds it)
+  Tensor post_mlp_norm;        // [hidden] F32; empty
 };
 
 struct WeightBytes {

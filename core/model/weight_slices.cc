@@ -9,7 +9,8 @@ constexpr Param kGlobal[] = {Param::kEmbedding, Param::kFinalNorm, Param::kHead}
 constexpr Param kOfLayer[] = {Param::kAttnNorm, Param::kQ,       Param::kK,       Param::kV,     Param::kO,
                               Param::kQBias,    Param::kKBias,   Param::kVBias,   Param::kOBias, Param::kQNorm,
                               Param::kKNorm,    Param::kMlpNorm, Param::kGate,    Param::kUp,    Param::kDown,
-                              Param::kGateBias, Param::kUpBias,  Param::kDownBias};
+                              Param::kGateBias, Param::kUpBias,  Param::kDownBias, Param::kPostAttnNorm,
+                              Param::kPostMlpNorm};
 
 int64_t SliceBytes(const TensorInfo& info, const TensorSlice& slice) {
   const int64_t block = BlockElements(info.type);
@@ -37,6 +38,8 @@ TensorSlice SliceOf(const ModelConfig& config, const ShardPlan& plan, Param para
     case Param::kFinalNorm:
     case Param::kAttnNorm:
     case Param::kMlpNorm:
+    case Param::kPostAttnNorm:
+    case Param::kPostMlpNorm:
     case Param::kOBias:
     case Param::kDownBias: return slice(one, hidden);
     case Param::kQ: return slice(q, hidden);
@@ -67,6 +70,8 @@ bool Holds(const ModelConfig& config, const ShardPlan& plan, Param param) {
     case Param::kOBias: return config.out_bias && plan.rank == 0;
     case Param::kQNorm:
     case Param::kKNorm: return config.qk_norm;
+    case Param::kPostAttnNorm:
+    case Param::kPostMlpNorm: return config.post_norms;
     case Param::kGateBias:
     case Param::kUpBias: return config.mlp_bias;
     case Param::kDownBias: return config.mlp_bias && plan.rank == 0;

@@ -15,6 +15,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 #include "kernels/cpu/elementwise_exp-inl.h"
+#include "kernels/cpu/mods-inl.h"
 // clang-format on
 
 HWY_BEFORE_NAMESPACE();
@@ -65,19 +66,46 @@ HWY_INLINE V Silu(D d, V x) {
   return hn::Div(x, hn::Add(one, Exp(d, hn::Neg(x))));
 }
 
-void SiluMulRow(const float* gate, const float* up, int64_t n, float* out) {
+// With y = √(2/π) (x + 0.044715 x³), (1 + tanh y) / 2 = 1 / (1 + e^(−2y)).
+HWY_INLINE V GeluTanh(D d, V x) {
+  const V one = hn::Set(d, 1.0f);
+  const V y2 = hn::Mul(hn::Mul(x, hn::Set(d, 1.59576912f)), hn::MulAdd(hn::Mul(x, x), hn::Set(d, 0.044715f), one));
+  return hn::Div(x, hn::Add(one, Exp(d, hn::Neg(y2))));
+}
+
+struct SiluOp {
+  HWY_INLINE V operator()(D d, V x) const { return Silu(d, x); }
+};
+struct GeluTanhOp {
+  HWY_INLINE V operator()(D d, V x) const { return GeluTanh(d, x); }
+};
+
+template <class Op>
+HWY_INLINE void GatedRow(const Op& op, const float* gate, const float* up, int64_t n, float* out) {
   const D d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    hn::StoreU(hn::Mul(Silu(d, hn::LoadU(d, gate + i)), hn::LoadU(d, up + i)), d, out + i);
+    hn::StoreU(hn::Mul(op(d, hn::LoadU(d, gate + i)), hn::LoadU(d, up + i)), d, out + i);
   }
   if (i < n) {  // through a padded vector, so that every element has the same arithmetic
     HWY_ALIGN float last[HWY_MAX_BYTES / sizeof(float)] = {};
     std::copy(gate + i, gate + n, last);
-    hn::Store(Silu(d, hn::Load(d, last)), d, last);
+    hn::Store(op(d, hn::Load(d, last)), d, last);
     for (int64_t j = i; j < n; ++j) out[j] = last[j - i] * up[j];
   }
+}
+void SiluMulRow(const float* gate, const float* up, int64_t n, float* out) { GatedRow(SiluOp(), gate, up, n, out); }
+void GeluTanhMulRow(const float* gate, const float* up, int64_t n, float* out) {
+  GatedRow(GeluTanhOp(), gate, up, n, out);
+}
+
+void ScaleRow(float factor, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+void SoftCapRow(float cap, int64_t n, float* x) {
+  quire::HWY_NAMESPACE::ApplyScore(SoftCap{cap}, x, static_cast<int>(n), 0, 0, 0, 0);
 }
 
 template <typename T>
@@ -133,6 +161,9 @@ namespace {
 HWY_EXPORT(NormRow);
 HWY_EXPORT(AddRow);
 HWY_EXPORT(SiluMulRow);
+HWY_EXPORT(GeluTanhMulRow);
+HWY_EXPORT(ScaleRow);
+HWY_EXPORT(SoftCapRow);
 HWY_EXPORT(EmbedRow);
 HWY_EXPORT(RopeHead);
 // The functions for this machine.
@@ -144,6 +175,15 @@ auto BestAddRow() {
 }
 auto BestSiluMulRow() {
   return [](auto... args) { return HWY_DYNAMIC_DISPATCH(SiluMulRow)(args...); };
+}
+auto BestGeluTanhMulRow() {
+  return [](auto... args) { return HWY_DYNAMIC_DISPATCH(GeluTanhMulRow)(args...); };
+}
+auto BestScaleRow() {
+  return [](auto... args) { return HWY_DYNAMIC_DISPATCH(ScaleRow)(args...); };
+}
+auto BestSoftCapRow() {
+  return [](auto... args) { return HWY_DYNAMIC_DISPATCH(SoftCapRow)(args...); };
 }
 auto BestEmbedRow() {
   return [](auto... args) { return HWY_DYNAMIC_DISPATCH(EmbedRow)(args...); };
@@ -204,12 +244,31 @@ void HeadRmsNorm(const Context& ctx, float* x, int64_t x_stride, const float* we
   });
 }
 
-void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
-  const auto silu_mul = cpu::BestSiluMulRow();
+namespace {
+template <typename F>
+void Gated(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out, const F& f) {
   ForRows(ctx, rows, 2 * width, [&](int64_t r) {
     const float* gate = gate_up + r * 2 * width;
-    silu_mul(gate, gate + width, width, out + r * width);
+    f(gate, gate + width, width, out + r * width);
   });
+}
+}  // namespace
+
+void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
+  Gated(ctx, gate_up, rows, width, out, cpu::BestSiluMulRow());
+}
+void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
+  Gated(ctx, gate_up, rows, width, out, cpu::BestGeluTanhMulRow());
+}
+
+void Scale(const Context& ctx, float factor, int64_t rows, int64_t width, float* x) {
+  const auto scale = cpu::BestScaleRow();
+  ForRows(ctx, rows, width, [&](int64_t r) { scale(factor, width, x + r * width); });
+}
+
+void SoftCapRows(const Context& ctx, float cap, int64_t rows, int64_t width, float* x) {
+  const auto soft_cap = cpu::BestSoftCapRow();
+  ForRows(ctx, rows, 4 * width, [&](int64_t r) { soft_cap(cap, width, x + r * width); });
 }
 
 void Embed(const Context& ctx, const void* table, DType dtype, int64_t vocab_begin, int64_t vocab, const int32_t* ids,

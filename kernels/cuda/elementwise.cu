@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/simt.h"
+#include "kernels/mods.h"
 
 namespace quire::cuda {
 namespace {
@@ -154,10 +155,21 @@ struct SiluMulParams {
   void* out;
   int64_t rows, width;
 };
-template <typename T, int kN>
-struct SiluMulKernel {
-  using Params = SiluMulParams;
+struct SiluOp {
   static constexpr const char* kName = "silu_mul";
+  QUIRE_DEVICE static float Of(float x) { return x / (1.0f + simt::Exp(-x)); }
+};
+// With y = √(2/π) (x + 0.044715 x³), (1 + tanh y) / 2 = 1 / (1 + e^(−2y)).
+struct GeluTanhOp {
+  static constexpr const char* kName = "gelu_tanh_mul";
+  QUIRE_DEVICE static float Of(float x) {
+    return x / (1.0f + simt::Exp(-1.59576912f * x * simt::Fma(0.044715f * x, x, 1.0f)));
+  }
+};
+template <typename T, int kN, class Op>
+struct GatedKernel {
+  using Params = SiluMulParams;
+  static constexpr const char* kName = Op::kName;
   static constexpr int kMaxThreads = 256;
   static constexpr int kMinBlocks = 4;
   QUIRE_DEVICE static void Run(const Params& p) {
@@ -169,8 +181,33 @@ struct SiluMulKernel {
     LoadFloats<kN>(gate, g);
     LoadFloats<kN>(gate + p.width, u);
 #pragma unroll
-    for (int j = 0; j < kN; ++j) u[j] = g[j] / (1.0f + simt::Exp(-g[j])) * u[j];
+    for (int j = 0; j < kN; ++j) u[j] *= Op::Of(g[j]);
     StoreFloats<kN>(static_cast<T*>(p.out) + i, u);
+  }
+};
+
+struct FlatParams {
+  float by;
+  float* x;
+  int64_t n;
+};
+struct ScaleOp {
+  static constexpr const char* kName = "scale";
+  QUIRE_DEVICE static float Of(float by, float x) { return by * x; }
+};
+struct SoftCapOp {
+  static constexpr const char* kName = "soft_cap";
+  QUIRE_DEVICE static float Of(float by, float x) { return SoftCap{by}(x, 0, 0, 0, 0); }
+};
+template <class Op>
+struct FlatKernel {
+  using Params = FlatParams;
+  static constexpr const char* kName = Op::kName;
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t i = int64_t{simt::BlockX()} * simt::BlockThreads() + simt::ThreadIndex();
+    if (i < p.n) p.x[i] = Op::Of(p.by, p.x[i]);
   }
 };
 
@@ -261,14 +298,31 @@ Status AddToResidual(Stream stream, DType dtype, const void* x, float* residual,
   });
 }
 
-Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+namespace {
+template <class Op>
+Status Gated(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
   const int64_t n = rows * width;
   return VisitFloatDType(dtype, [&](auto t) {
     using T = decltype(t);
     const SiluMulParams params{gate_up, out, rows, width};
-    if (AllowsEight(width, {gate_up, out}, {})) return LaunchFlat<SiluMulKernel<T, kEight>>(stream, n, kEight, params);
-    return LaunchFlat<SiluMulKernel<T, 1>>(stream, n, 1, params);
+    if (AllowsEight(width, {gate_up, out}, {})) return LaunchFlat<GatedKernel<T, kEight, Op>>(stream, n, kEight, params);
+    return LaunchFlat<GatedKernel<T, 1, Op>>(stream, n, 1, params);
   });
+}
+}  // namespace
+
+Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+  return Gated<SiluOp>(stream, dtype, gate_up, out, rows, width);
+}
+Status GeluTanhMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+  return Gated<GeluTanhOp>(stream, dtype, gate_up, out, rows, width);
+}
+
+Status Scale(Stream stream, float factor, float* x, int64_t n) {
+  return LaunchFlat<FlatKernel<ScaleOp>>(stream, n, 1, {factor, x, n});
+}
+Status SoftCapRows(Stream stream, float cap, float* x, int64_t n) {
+  return LaunchFlat<FlatKernel<SoftCapOp>>(stream, n, 1, {cap, x, n});
 }
 
 Status Embed(Stream stream, DType dtype, const EmbedParams& p) {

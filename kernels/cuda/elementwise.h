@@ -52,6 +52,13 @@ Status AddToResidual(Stream stream, DType dtype, const void* x, float* residual,
 // out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i]; gate_up [rows][2 * width], out [rows][width], of dtype.
 Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
 
+// The same with gelu's tanh form.
+Status GeluTanhMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
+
+// x[i] *= factor and x[i] = cap · tanh(x[i] / cap) of n floats.
+Status Scale(Stream stream, float factor, float* x, int64_t n);
+Status SoftCapRows(Stream stream, float cap, float* x, int64_t n);
+
 // out[r] = table[ids[r] − vocab_begin] as f32 (the residual that a decoder starts with); table [vocab][width] of dtype, out
 // [rows][width]. Ids outside [vocab_begin, vocab_begin + vocab) give zeros (vocabulary-parallel embedding, padding).
 struct EmbedParams {

@@ -1,6 +1,7 @@
 #include "kernels/reference/elementwise.h"
 
 #include <cmath>
+#include <numbers>
 
 namespace quire::reference {
 
@@ -27,6 +28,16 @@ void SiluMul(const float* gate_up, int64_t rows, int64_t width, float* out) {
     for (int64_t i = 0; i < width; ++i) {
       const double gate = gate_up[r * 2 * width + i];
       out[r * width + i] = static_cast<float>(gate / (1.0 + std::exp(-gate)) * gate_up[r * 2 * width + width + i]);
+    }
+  }
+}
+
+void GeluTanhMul(const float* gate_up, int64_t rows, int64_t width, float* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t i = 0; i < width; ++i) {
+      const double x = gate_up[r * 2 * width + i];
+      const double y = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+      out[r * width + i] = static_cast<float>(x / 2 * (1 + std::tanh(y)) * gate_up[r * 2 * width + width + i]);
     }
   }
 }

@@ -116,6 +116,42 @@ TEST_F(Elementwise, SiluMulAtTheEndsOfTheRange) {
   EXPECT_TRUE(std::isnan(out.back()));
 }
 
+// Against x · up, of which gelu leaves a part: its left tail is a difference in the definition, too.
+TEST_F(Elementwise, GeluTanhMulEqualsReferenceAlsoAtTheEndsOfTheRange) {
+  const float inf = std::numeric_limits<float>::infinity();
+  for (int64_t width : kWidths) {
+    for (int64_t rows : {1, 4, 33}) {
+      std::vector<float> x = RandomFloats(static_cast<size_t>(rows * 2 * width), 1, 3.0f);
+      const float ends[] = {-1e30f, -20, -1e-8f, 0, 1e-8f, 20, 1e30f};
+      for (int64_t i = 0; i < std::min<int64_t>(7, width); ++i) x[static_cast<size_t>(i)] = ends[i];
+      std::vector<float> got(static_cast<size_t>(rows * width)), want = got;
+      GeluTanhMul(ctx_, x.data(), rows, width, got.data());
+      reference::GeluTanhMul(x.data(), rows, width, want.data());
+      for (int64_t i = 0; i < rows * width; ++i) {
+        const float gate = x[static_cast<size_t>(i / width * 2 * width + i % width)];
+        const float up = x[static_cast<size_t>(i / width * 2 * width + width + i % width)];
+        ASSERT_NEAR(got[static_cast<size_t>(i)], want[static_cast<size_t>(i)], 5e-7 * std::abs(gate * up)) << gate;
+      }
+    }
+  }
+  std::vector<float> ends{inf, -inf, 1.0f, 1.0f}, out(2);
+  GeluTanhMul(ctx_, ends.data(), 1, 2, out.data());
+  EXPECT_EQ(out[0], inf);
+}
+
+TEST_F(Elementwise, ScaleAndSoftCapAreWhatTheySay) {
+  for (int64_t width : kWidths) {
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(5 * width), 1, 40.0f);
+    std::vector<float> scaled = x, capped = x;
+    Scale(ctx_, 1.7f, 5, width, scaled.data());
+    SoftCapRows(ctx_, 30.0f, 5, width, capped.data());
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_EQ(scaled[i], x[i] * 1.7f);
+      ASSERT_NEAR(capped[i], 30.0 * std::tanh(double{x[i]} / 30.0), 1e-6 * std::abs(x[i]));
+    }
+  }
+}
+
 TEST_F(Elementwise, EmbedWidensRowsAndZeroesForeignIds) {
   for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (int64_t width : {7, 16, 576}) {

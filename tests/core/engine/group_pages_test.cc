@@ -51,6 +51,8 @@ void ExpectSameRuns(const std::string& name, const std::vector<int>& sizes) {
 TEST(GroupPages, Stories260KIsTheSameOnOneToFourAndEightRanks) { ExpectSameRuns("stories260K", {1, 2, 3, 4, 8}); }
 TEST(GroupPages, RandomGroupedQueryModelIsTheSameOnOneToFourAndEightRanks) { ExpectSameRuns("gqa", {1, 2, 3, 4, 8}); }
 
+TEST(GroupPages, RandomSoftCappedModelOfTwoCachesIsTheSameOnOneToFourRanks) { ExpectSameRuns("gemma", {1, 2, 3, 4}); }
+
 class SmolLM2Group : public ::testing::Test {};
 
 TEST_F(SmolLM2Group, IsTheSameOnTwoThreeAndFourRanks) {

@@ -31,7 +31,8 @@ inline std::string SmolLM2Path() {
   return std::ifstream(path).good() ? path : "";
 }
 
-// name: stories260K, gqa (random weights, 8 query heads on 2 KV heads) or smollm2.
+// name: stories260K, gqa (random weights, 8 query heads on 2 KV heads), gemma (random weights of Gemma-2's kind, 4 on 2)
+// or smollm2.
 inline GroupRun MakeGroupRun(const std::string& name) {
   GroupRun run;
   EngineOptions& o = run.options;
@@ -54,11 +55,12 @@ inline GroupRun MakeGroupRun(const std::string& name) {
     quest(160, 2);
     vocab = 49152, length = 400, run.tokens = 24;
   } else {
-    o.model = std::string(QUIRE_SOURCE_DIR) + (name == "gqa" ? "/tests/data/gqa-dummy" : "/tests/data/stories260K");
-    o.load_format = name == "gqa" ? "dummy" : "auto";
+    const bool dummy = name != "stories260K";
+    o.model = std::string(QUIRE_SOURCE_DIR) + "/tests/data/" + name + (dummy ? "-dummy" : "");
+    o.load_format = dummy ? "dummy" : "auto";
     o.page_size = 4;
     quest(64, 0);
-    vocab = name == "gqa" ? 701 : 512, length = 200, run.tokens = 100;
+    vocab = dummy ? 701 : 512, length = 200, run.tokens = 100;
   }
   uint32_t seed = 12345;
   for (int i = 0; i < length; ++i) {

@@ -77,7 +77,7 @@ TEST(ChatTemplate, FamiliesRenderAsJinjaDoes) {
     EXPECT_GE(ExpectCases(family["cases"], tokenizer, name), 6) << name;
     ++families;
   }
-  EXPECT_GE(families, 10);
+  EXPECT_GE(families, 12);
 }
 
 TEST(ChatTemplate, Qwen3RendersAsJinjaDoes) {
@@ -109,7 +109,8 @@ void ExpectRefused(const std::string& jinja, const std::string& said) {
 
 TEST(ChatTemplate, OthersAreRefusedWithASentence) {
   ExpectRefused("", "has no chat template");
-  ExpectRefused("{% for m in messages %}{{ '<start_of_turn>' + m.role }}{% endfor %}", "none of their markers");
+  ExpectRefused("{% for m in messages %}{{ '<turn>' + m.role }}{% endfor %}", "none of their markers");
+  ExpectRefused("{% for m in messages %}{{ '<start_of_turn>' + m.role }}{% endfor %}", "not Gemma's");
   ExpectRefused("{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content }}{% endfor %}",
                 "not ChatML's");
   ExpectRefused(

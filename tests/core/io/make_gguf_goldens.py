@@ -10,6 +10,8 @@ blocks.safetensors   the same tensors as F32, by gguf.quants.dequantize
 llama-llama3.gguf    golden/llama-llama3 as BF16, q and k rows permuted and rope_freqs.weight made as GGUF's converters do:
                      its logits are golden/llama-llama3/golden.safetensors
 qwen2.gguf           golden/qwen2 as BF16, likewise
+gemma2.gguf          golden/gemma2 as F32, likewise: norm weights are one more there; GGUF has no query scalar, so q is scaled
+gemma3.gguf          golden/gemma3 as BF16, likewise
 """
 import json
 import math
@@ -72,14 +74,18 @@ NAMES = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_att
          "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
 
 
-def gguf_name(name):
+GEMMA_NAMES = {**NAMES, "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+               "post_feedforward_layernorm": "post_ffw_norm"}
+
+
+def gguf_name(name, names=NAMES):
     whole = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
              "lm_head.weight": "output.weight"}
     if name in whole:
         return whole[name]
     layer, rest = name.removeprefix("model.layers.").split(".", 1)
     module, kind = rest.rsplit(".", 1)
-    return f"blk.{layer}.{NAMES[module]}.{kind}"
+    return f"blk.{layer}.{names[module]}.{kind}"
 
 
 def interleave(t, heads):
@@ -90,7 +96,10 @@ def interleave(t, heads):
 
 def make_model(name, arch):
     config = json.loads((GOLDEN / name / "config.json").read_text())
-    generation = json.loads((GOLDEN / name / "generation_config.json").read_text())
+    generation = {"eos_token_id": [config["eos_token_id"]]}
+    if (GOLDEN / name / "generation_config.json").exists():
+        generation = json.loads((GOLDEN / name / "generation_config.json").read_text())
+    gemma = arch.startswith("gemma")
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim", config["hidden_size"] // heads)
     rope = config.get("rope_parameters", {"rope_theta": config.get("rope_theta"), "rope_type": "default"})
@@ -108,6 +117,19 @@ def make_model(name, arch):
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(generation["eos_token_id"][0])
+    if gemma:
+        period = config.get("sliding_window_pattern", 2)
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_array(f"{arch}.attention.sliding_window_pattern",
+                         [(i + 1) % period != 0 for i in range(config["num_hidden_layers"])])
+        for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+            if key in config:
+                writer.add_float32(f"{arch}.{key}", config[key])
+        if "rope_local_base_freq" in config:
+            writer.add_float32(f"{arch}.rope.freq_base_swa", config["rope_local_base_freq"])
+        if "rope_scaling" in config:
+            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+            writer.add_rope_scaling_factor(config["rope_scaling"]["factor"])
     if rope["rope_type"] == "llama3":
         frequency = rope["rope_theta"] ** -(np.arange(0, head_dim, 2) / head_dim)
         wavelength = 2 * math.pi / frequency
@@ -122,10 +144,15 @@ def make_model(name, arch):
             if arch == "llama" and ("q_proj" in key or "k_proj" in key):
                 t = interleave(t, heads if "q_proj" in key else kv_heads)
             t = t.contiguous()
-            if t.dim() == 1:
-                writer.add_tensor(gguf_name(key), t.float().numpy())
+            to = gguf_name(key, GEMMA_NAMES if gemma else NAMES)
+            if gemma and "norm" in key:
+                t = t.float() + 1
+            if gemma and ("q_norm" if arch == "gemma3" else "q_proj") in key:
+                t = t * math.sqrt(head_dim / config["query_pre_attn_scalar"])
+            if t.dim() == 1 or t.dtype == torch.float32:
+                writer.add_tensor(to, t.float().numpy())
             else:
-                writer.add_tensor(gguf_name(key), t.view(torch.uint8).numpy(), raw_dtype=Q.BF16)
+                writer.add_tensor(to, t.view(torch.uint8).numpy(), raw_dtype=Q.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -137,3 +164,5 @@ if __name__ == "__main__":
     make_blocks()
     make_model("llama-llama3", "llama")
     make_model("qwen2", "qwen2")
+    make_model("gemma2", "gemma2")
+    make_model("gemma3", "gemma3")

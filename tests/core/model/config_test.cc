@@ -21,7 +21,8 @@ namespace fs = std::filesystem;
 const std::string kData = std::string(QUIRE_SOURCE_DIR) + "/tests/data/";
 const char* const kGoldens[] = {"llama",      "llama-bias",        "llama-linear", "llama-dynamic",
                                 "llama-yarn", "llama-yarn-mscale", "llama-llama3", "mistral",
-                                "qwen2",      "qwen2-window",      "qwen3",        "smollm2"};
+                                "qwen2",      "qwen2-window",      "qwen3",        "smollm2",
+                                "gemma2",     "gemma3",            "gemma3-new"};
 
 // A small valid config with `extra` ("\"key\": value, …") put in; a key of extra replaces the base's.
 std::string Config(const std::string& extra = "", const std::string& architecture = "LlamaForCausalLM") {
@@ -105,6 +106,59 @@ TEST(ModelConfig, WindowsFollowTheFamilysRule) {
                      "Qwen3ForCausalLM")),
       "linear_attention");
   EXPECT_HAS(ErrorOf(Config("\"sliding_window\": 16")), "sliding_window");
+}
+
+TEST(ModelConfig, GemmasScalesCapsAndPatternsComeFromTheirKeysOrTheFamily) {
+  const ModelConfig two = Parse("", "Gemma2ForCausalLM");
+  EXPECT_EQ(two.family, "gemma2");
+  EXPECT_EQ(two.head_dim, 256);
+  EXPECT_EQ(two.window, (std::vector<int>{4096, 0, 4096, 0}));
+  EXPECT_EQ(two.activation, Activation::kGeluTanh);
+  EXPECT_TRUE(two.tie_embeddings && two.post_norms && !two.qk_norm && !two.window_rope);
+  EXPECT_EQ(two.norm_offset, 1.0f);
+  EXPECT_EQ(two.embedding_scale, 8.0f);
+  EXPECT_EQ(two.attention_softcap, 50.0f);
+  EXPECT_EQ(two.final_softcap, 30.0f);
+  EXPECT_EQ(two.attention_scale(), 1.0f / 16);
+  EXPECT_EQ(two.bos_id, 2);
+  EXPECT_EQ(two.eos_ids, std::vector<int32_t>{1});
+  const ModelConfig other = Parse(
+      "\"query_pre_attn_scalar\": 144, \"attn_logit_softcapping\": null, \"final_logit_softcapping\": 5.5, "
+      "\"sliding_window\": null, \"tie_word_embeddings\": false, \"hidden_activation\": \"silu\"",
+      "Gemma2ForCausalLM");
+  EXPECT_EQ(other.attention_scale(), 1.0f / 12);
+  EXPECT_EQ(other.attention_softcap, 0.0f);
+  EXPECT_EQ(other.final_softcap, 5.5f);
+  EXPECT_EQ(other.window, std::vector<int>(4, 0));
+  EXPECT_EQ(other.activation, Activation::kSilu);
+  EXPECT_FALSE(other.tie_embeddings);
+
+  const ModelConfig three = Parse("\"num_hidden_layers\": 7", "Gemma3ForCausalLM");
+  EXPECT_EQ(three.window, (std::vector<int>{4096, 4096, 4096, 4096, 4096, 0, 4096}));
+  EXPECT_TRUE(three.qk_norm && three.window_rope);
+  EXPECT_EQ(three.rope.theta, 1e6);
+  EXPECT_EQ(three.window_rope->theta, 1e4);
+  EXPECT_EQ(three.attention_softcap, 0.0f);
+  EXPECT_EQ(three.final_softcap, 0.0f);
+  const ModelConfig scaled = Parse(
+      "\"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 8.0}, \"rope_local_base_freq\": 5000, "
+      "\"sliding_window_pattern\": 2, \"sliding_window\": 12",
+      "Gemma3ForCausalLM");
+  EXPECT_EQ(scaled.rope.scaling, RopeScaling::kLinear);
+  EXPECT_EQ(scaled.window_rope->scaling, RopeScaling::kNone);
+  EXPECT_EQ(scaled.window_rope->theta, 5000);
+  EXPECT_EQ(scaled.window, (std::vector<int>{12, 0, 12, 0}));
+
+  const auto error = [](const std::string& extra, const char* architecture) { return ErrorOf(Config(extra, architecture)); };
+  EXPECT_HAS(error("\"attn_logit_softcapping\": 50.0", "Gemma3ForCausalLM"), "attn_logit_softcapping");
+  EXPECT_HAS(error("\"final_logit_softcapping\": -1", "Gemma2ForCausalLM"), "final_logit_softcapping");
+  EXPECT_HAS(error("\"final_logit_softcapping\": 1e9", "Gemma2ForCausalLM"), "final_logit_softcapping");
+  EXPECT_HAS(error("\"query_pre_attn_scalar\": 0", "Gemma2ForCausalLM"), "query_pre_attn_scalar");
+  EXPECT_HAS(error("\"use_bidirectional_attention\": true", "Gemma3ForCausalLM"), "use_bidirectional_attention");
+  EXPECT_HAS(error("\"sliding_window\": null", "Gemma3ForCausalLM"), "sliding_window");
+  EXPECT_HAS(error("\"sliding_window_pattern\": 0", "Gemma3ForCausalLM"), "sliding_window_pattern");
+  EXPECT_HAS(error("\"rope_parameters\": {\"full_attention\": {}, \"other_attention\": {}}", "Gemma3ForCausalLM"),
+             "other_attention");
 }
 
 TEST(ModelConfig, OldAndNewKeyNamesMeanTheSame) {
@@ -404,7 +458,7 @@ GgufBuilder SmallGguf() {
 
 TEST(OpenCheckpoint, GgufMetadataThatCannotRunAreRefusedByName) {
   EXPECT_HAS(GgufError(GgufBuilder()), "general.architecture");
-  EXPECT_HAS(GgufError(GgufBuilder().String("general.architecture", "gemma3")), "gemma3");
+  EXPECT_HAS(GgufError(GgufBuilder().String("general.architecture", "gemma")), "'gemma' is not");
   EXPECT_HAS(GgufError(GgufBuilder().U32("general.architecture", 3)), "must be a string");
   EXPECT_HAS(GgufError(GgufBuilder().String("general.architecture", "qwen3")), "qwen3.block_count");
   EXPECT_HAS(GgufError(SmallGguf()), "heads make no model");

@@ -78,7 +78,7 @@ TEST(DecoderRows, SortsDecodeRowsByPolicyThenLengthAndKeepsPrefillInPlace) {
 TEST(Decoder, RefusesAnActivationItDoesNotHave) {
   TestModel model(TestData("golden/llama"));
   ModelConfig config = model.config();
-  config.activation = Activation::kGeluTanh;
+  config.activation = Activation::kGelu;
   const auto comm = MakeSelfCommunicator();
   const Result<Decoder> decoder =
       Decoder::Create(model.ctx(), config, &model.weights(), model.plan(), comm.get(), {.max_rows = 1, .max_logit_rows = 1});
@@ -141,11 +141,13 @@ TEST(Decoder, MixedBatchEqualsSeparateRuns) {
   ExpectMixedBatchEqualsSeparateRuns("golden/llama", false, 1e-5);
   ExpectMixedBatchEqualsSeparateRuns("golden/qwen2-window", false, 1e-5);
   ExpectMixedBatchEqualsSeparateRuns("golden/llama-dynamic", false, 1e-5);
+  ExpectMixedBatchEqualsSeparateRuns("golden/gemma2", false, 1e-5);
 }
 
 TEST(Decoder, MixedBatchHasTheBitsOfSeparateRunsInBatchInvariantMode) {
   ExpectMixedBatchEqualsSeparateRuns("golden/llama", true, 0);
   ExpectMixedBatchEqualsSeparateRuns("golden/qwen3", true, 0);
+  ExpectMixedBatchEqualsSeparateRuns("golden/gemma3", true, 0);
 }
 
 TEST(Decoder, ThreadsAndChunkingDoNotChangeBitsInBatchInvariantMode) {
@@ -338,12 +340,14 @@ TEST_P(Ranks, GiveTheLogitsAndPagesOfOneRank) {
   }
 }
 
-// 9/3 heads unevenly on 2, whole on 3, replicated on 4 and 9; biases on 2; one KV head on 3; windows-free families.
+// 9/3 heads unevenly on 2, whole on 3, replicated on 4 and 9; biases on 2; one KV head on 3; soft caps and two ropes.
 INSTANTIATE_TEST_SUITE_P(Models, Ranks,
                          testing::Values(std::make_tuple("golden/smollm2", 2), std::make_tuple("golden/smollm2", 3),
                                          std::make_tuple("golden/smollm2", 4), std::make_tuple("golden/smollm2", 9),
                                          std::make_tuple("golden/llama-bias", 2), std::make_tuple("golden/llama-bias", 3),
                                          std::make_tuple("golden/qwen2", 2), std::make_tuple("golden/qwen3", 4),
+                                         std::make_tuple("golden/gemma2", 2), std::make_tuple("golden/gemma2", 3),
+                                         std::make_tuple("golden/gemma3", 2),
                                          std::make_tuple("retriever-2m", 2)),
                          [](const auto& info) {
                            std::string name = std::string(std::get<0>(info.param)) + "_tp" +

@@ -78,13 +78,45 @@ TEST_P(Golden, HalfPrecisionWeightsStayNear) {
 
 INSTANTIATE_TEST_SUITE_P(Families, Golden,
                          testing::Values("llama", "llama-bias", "llama-dynamic", "llama-linear", "llama-llama3",
-                                         "llama-yarn", "llama-yarn-mscale", "mistral", "qwen2", "qwen2-window", "qwen3",
+                                         "llama-yarn", "llama-yarn-mscale", "gemma2", "gemma3", "gemma3-new", "mistral", "qwen2", "qwen2-window", "qwen3",
                                          "smollm2"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// What GGUF says in other words: norm weights that are whole, a pattern of windows, no query scalar.
+TEST(GoldenGguf, GemmasLogitsAreWithin1e4OfTransformers) {
+  for (const char* name : {"gemma2", "gemma3"}) {
+    const auto golden = TestModel::Value(OpenSafetensors(TestData(std::string("golden/") + name + "/golden.safetensors")));
+    const std::vector<int32_t> ids = ToIds(ReadAll(*golden, "input_ids"));
+    TestModel model(TestData(std::string("gguf/") + name + ".gguf"), {.threads = 2});
+    const int n = static_cast<int>(ids.size());
+    const TestCache cache = model.Cache(16, n);
+    EXPECT_LE(RelativeError(model.Prefill(cache, ids, n), ReadAll(*golden, "logits")), 1e-4) << name;
+  }
+}
+
+// Selection under a soft cap: scores are bounds before the cap, which is monotone, so the pages are the same; and every
+// page listed gives what dense gives.
+TEST(GoldenSoftCap, DecodingWithEveryPageListedIsDenseAndQuestReadsLess) {
+  const auto golden = TestModel::Value(OpenSafetensors(TestData("golden/gemma2/golden.safetensors")));
+  const std::vector<int32_t> ids = ToIds(ReadAll(*golden, "input_ids"));
+  const int n = static_cast<int>(ids.size());
+  TestModel model(TestData("golden/gemma2"));
+  const AllPagesPolicy all_pages;
+  const auto quest = TestModel::Value(
+      MakePolicy(TestModel::Value(AttentionSpec::Parse("quest:token_budget=48:sink_tokens=4:recent_tokens=4:dense_layers=0")), 4));
+  const TestCache cache = model.Cache(4, n);
+  model.Prefill(cache, {ids.begin(), ids.end() - 1}, n);
+  const std::vector<float> dense = model.Decode(cache, ids[n - 1], n - 1);
+  EXPECT_EQ(model.Decode(cache, ids[n - 1], n - 1, &all_pages), dense);
+  const std::vector<float> sparse = model.Decode(cache, ids[n - 1], n - 1, quest.get());
+  EXPECT_LT(model.decoder().last_stats().pages_read, model.decoder().last_stats().pages_total);
+  EXPECT_LE(RelativeError(sparse, dense), 0.2);
+  EXPECT_GT(RelativeError(sparse, dense), 0.0);
+}
 
 class Stories260K : public testing::TestWithParam<int> {};
 

@@ -128,6 +128,37 @@ TEST(CudaSiluMul, EqualsReferenceAlsoAtTheEndsOfTheRange) {
   }
 }
 
+TEST(CudaGeluTanhMul, EqualsReference) {
+  for (const DType dtype : kFloatDTypes) {
+    for (const int64_t width : kWidths) {
+      const int64_t rows = 3;
+      const Typed x(dtype, SeededFloats(static_cast<size_t>(rows * 2 * width), 1, 3.0f));
+      const std::vector<float> floats = x.Floats();
+      std::vector<float> want(static_cast<size_t>(rows * width));
+      reference::GeluTanhMul(floats.data(), rows, width, want.data());
+      Typed out(dtype, std::vector<float>(want.size(), -7));
+      ASSERT_TRUE(cuda::GeluTanhMul(Stream{}, dtype, x.data(), out.data(), rows, width).ok());
+      for (size_t i = 0; i < want.size(); ++i) {
+        const size_t row = i / static_cast<size_t>(width), column = i % static_cast<size_t>(width);
+        const size_t at = row * 2 * static_cast<size_t>(width) + column;
+        const double most = std::abs(double{floats[at]} * floats[at + static_cast<size_t>(width)]);
+        ASSERT_NEAR(out.At(i), want[i], 5e-7 * most + Typed::HalfUlp(dtype) * std::abs(want[i]) + Typed::Least(dtype));
+      }
+    }
+  }
+}
+
+TEST(CudaScaleAndSoftCap, AreWhatTheySay) {
+  const std::vector<float> x = SeededFloats(777, 1, 40.0f);
+  std::vector<float> scaled = x, capped = x;
+  ASSERT_TRUE(cuda::Scale(Stream{}, 1.7f, scaled.data(), 777).ok());
+  ASSERT_TRUE(cuda::SoftCapRows(Stream{}, 30.0f, capped.data(), 777).ok());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(scaled[i], x[i] * 1.7f);
+    ASSERT_NEAR(capped[i], 30.0 * std::tanh(double{x[i]} / 30.0), 1e-6 * std::abs(x[i]));
+  }
+}
+
 TEST(CudaEmbed, WidensRowsAndZeroesForeignIds) {
   for (const DType dtype : kFloatDTypes) {
     for (const int64_t width : {7, 16, 576}) {

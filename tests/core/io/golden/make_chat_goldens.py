@@ -76,6 +76,33 @@ TURNS = """{%- if messages[0]["role"] == "system" %}
     {%- endif %}
 {%- endfor %}
 """
+GEMMA2 = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('system') }}{% endif %}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns') }}{% endif %}{% if message['role'] == 'assistant' %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"""
+GEMMA3 = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set first_user_prefix = messages[0]['content'] + '\\n\\n' -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("turns") }}
+    {%- endif -%}
+    {%- set role = message['role'] -%}
+    {%- if role == 'assistant' -%}
+        {%- set role = "model" -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '\\n' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- endif -%}
+    {{ '<end_of_turn>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{ '<start_of_turn>model\\n' }}
+{%- endif -%}
+"""
 MISTRAL_OLD = """{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% endif %}{% endfor %}"""
 
 
@@ -90,6 +117,8 @@ FAMILIES = {
     "llama 3": (LLAMA3, "<|begin_of_text|>", "<|eot_id|>"),
     "llama 3.1": (LLAMA31, "<|begin_of_text|>", "<|eot_id|>"),
     "llama 2": (LLAMA2, "<s>", "</s>"),
+    "gemma 2": (GEMMA2, "<bos>", "<eos>"),
+    "gemma 3": (GEMMA3, "<bos>", "<eos>"),
     "mistral, first": (MISTRAL_OLD, "<s>", "</s>"),
     "mistral v1": (mistral("first", " [INST] ", " [/INST]", "' ' + message['content']"), "<s>", "</s>"),
     "mistral v3": (mistral("last", "[INST] ", "[/INST]", "\" \" + message[\"content\"]|trim"), "<s>", "</s>"),
@@ -133,7 +162,7 @@ def cases(template, bos, eos, conversations):
 
 def family(template, bos, eos):
     # What a template without a rule for it makes of a system message between turns is nobody's contract.
-    turns = "[INST]" in template
+    turns = "[INST]" in template or "<start_of_turn>" in template
     conversations = [c for c in CONVERSATIONS if not turns or all(m["role"] != "system" for m in c[1:])]
     if "[INST]" in template and "system_message" not in template:
         conversations = [c for c in conversations if c[0]["role"] != "system"]

@@ -75,6 +75,25 @@ MODELS = {
         "Qwen3ForCausalLM", "qwen3", head_dim=16, num_hidden_layers=3, rms_norm_eps=1e-6, dtype="bfloat16",
         tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         use_sliding_window=False, sliding_window=None, max_window_layers=3, eos_token_id=[2, 3])),
+    # Attention and logits capped well below what they reach, a query scalar that is not head_dim, every second layer
+    # windowed.
+    "gemma2": (96, None, base(
+        "Gemma2ForCausalLM", "gemma2", num_hidden_layers=3, head_dim=16, hidden_act=None, rms_norm_eps=1e-6,
+        hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=None, sliding_window=16, query_pre_attn_scalar=24,
+        attn_logit_softcapping=2.0, final_logit_softcapping=3.0, rope_theta=10000.0, torch_dtype="float32")),
+    # The old keys: every third layer global, with a rope of its own that is scaled.
+    "gemma3": (96, {"eos_token_id": [1, 106], "top_k": 64, "top_p": 0.95, "do_sample": True}, base(
+        "Gemma3ForCausalLM", "gemma3_text", num_hidden_layers=4, head_dim=16, hidden_act=None, rms_norm_eps=1e-6,
+        hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=None, sliding_window=16, sliding_window_pattern=3,
+        query_pre_attn_scalar=24, attn_logit_softcapping=None, final_logit_softcapping=None, rope_theta=1000000.0,
+        rope_local_base_freq=10000.0, rope_scaling={"rope_type": "linear", "factor": 8.0}, torch_dtype="bfloat16")),
+    # The new ones, and an untied head.
+    "gemma3-new": (80, None, base(
+        "Gemma3ForCausalLM", "gemma3_text", num_hidden_layers=3, head_dim=16, hidden_act=None, rms_norm_eps=1e-6,
+        hidden_activation="gelu_pytorch_tanh", sliding_window=12, query_pre_attn_scalar=16, dtype="float32",
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 500000.0},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0}})),
     "smollm2": (100, None, llama(hidden_size=144, num_attention_heads=9, num_key_value_heads=3, intermediate_size=96,
                                  tie_word_embeddings=True, rope_theta=100000.0, rope_interleaved=False,
                                  torch_dtype="bfloat16")),
@@ -82,12 +101,17 @@ MODELS = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def fill(name, shape, generator):
+def fill(name, shape, generator, norm):
     values = torch.randn(shape, generator=generator)
     if len(shape) == 1:
-        return 1.0 + 0.3 * values if "norm" in name else 0.3 * values
+        return norm + 0.3 * values if "norm" in name else 0.3 * values
     gain = 1.6 if ("q_proj" in name or "k_proj" in name) else 1.0
     return gain * values / shape[-1] ** 0.5
+
+
+# Of the layers without a window, where there are two.
+def rotary_of(rotary, what):
+    return getattr(rotary, what) if hasattr(rotary, what) else getattr(rotary, "full_attention_" + what)
 
 
 def make(folder, name):
@@ -101,10 +125,11 @@ def make(folder, name):
     hf = AutoConfig.from_pretrained(folder)
     model = AutoModelForCausalLM.from_config(hf, dtype=torch.float32, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    norm = 0.0 if name.startswith("gemma") else 1.0  # Gemma's files hold the norms' weights less one
     with torch.no_grad():
         weights = {}
         for key, parameter in model.named_parameters():  # tied weights come once
-            values = fill(key, parameter.shape, generator).to(dtype)
+            values = fill(key, parameter.shape, generator, norm).to(dtype)
             parameter.copy_(values.float())
             weights[key] = values.contiguous()
         ids = torch.randint(3, VOCAB, (1, tokens), generator=generator)
@@ -114,10 +139,11 @@ def make(folder, name):
     rotary = model.model.rotary_emb
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     save_file({"input_ids": ids[0].float(), "logits": logits.float().contiguous(),
-               "inv_freq": rotary.inv_freq.float().contiguous().clone(),
-               "attention_scaling": torch.tensor([float(rotary.attention_scaling)])}, folder / "golden.safetensors")
+               "inv_freq": rotary_of(rotary, "inv_freq").float().contiguous().clone(),
+               "attention_scaling": torch.tensor([float(rotary_of(rotary, "attention_scaling"))])},
+              folder / "golden.safetensors")
     size = sum(f.stat().st_size for f in folder.iterdir())
-    print(f"{name}: {tokens} tokens, logits std {logits.std():.2f}, attention scaling {rotary.attention_scaling:.4f}, {size} bytes")
+    print(f"{name}: {tokens} tokens, logits std {logits.std():.2f}, {size} bytes")
 
 
 if __name__ == "__main__":
