@@ -21,7 +21,7 @@ if(TARGET quire_program)
 endif()
 foreach(folder core kernels kvstore parallel)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/quire
-    FILES_MATCHING PATTERN "*.h")
+    FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh")
 endforeach()
 
 set(quire_config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/quire)

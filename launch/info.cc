@@ -46,6 +46,9 @@ Json ConfigJson(const ModelConfig& c) {
   json["qkv_bias"] = c.qkv_bias;
   json["qk_norm"] = c.qk_norm;
   json["window"] = c.window;
+  if (c.window_rope) json["window_rope_theta"] = c.window_rope->theta;
+  if (c.attention_softcap > 0) json["attention_softcap"] = c.attention_softcap;
+  if (c.final_softcap > 0) json["final_softcap"] = c.final_softcap;
   json["bos_id"] = c.bos_id ? Json(*c.bos_id) : Json(nullptr);
   json["eos_ids"] = c.eos_ids;
   // What generation_config.json recommends; generate is greedy unless flags say otherwise.

@@ -290,6 +290,25 @@ TEST(InfoJson, PredictionAndRunAgree) {
   }
 }
 
+TEST(InfoJson, ACacheForLayersWithAWindowAndOneForThoseWithoutArePredicted) {
+  const auto info = [](const char* length) {
+    return RunQuireJson({"info", "--model", DataPath("gemma-dummy"), "--load-format", "dummy", "--max-num-seqs", "1",
+                         "--max-num-batched-tokens", "32", "--max-model-len", length, "--load"});
+  };
+  const Json json = info("500"), half = info("250");
+  EXPECT_EQ(json["config"]["window"], Json({37, 0, 37, 0}));
+  EXPECT_EQ(json["config"]["attention_softcap"], 2.0);
+  for (const char* part : {"weights", "kv_cache"}) {
+    const double predicted = json["memory"]["predicted"][part].get<double>();
+    EXPECT_NEAR(json["memory"]["loaded"][part].get<double>(), predicted, 0.05 * predicted) << part;
+  }
+  // A page of the two layers without a window has K and V of 2 heads of 28 channels in f32; twice the length takes 16
+  // more of them, and none of the layers whose window is 37 tokens.
+  const auto cache = [](const Json& j) { return j["memory"]["predicted"]["kv_cache"].get<double>(); };
+  const double page = 2 * (2 * 2 * 28 * 16 * 4);
+  EXPECT_EQ(cache(json) - cache(half), (32 - 16) * page);
+}
+
 TEST(InfoJson, ShardsOfTwoRanksAreUneven) {
   const Json json = RunQuireJson({"info", "--model", DataPath("retriever-2m"), "-tp", "2"});
   ASSERT_EQ(json["shards"].size(), 2u);
