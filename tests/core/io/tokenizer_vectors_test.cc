@@ -108,6 +108,14 @@ TEST(TokenizerGolden, RetrieverAgreesWithHuggingFace) {
   ExpectGolden("retriever-2m.json", ModelFolder("retriever-2m"), 200);
 }
 
+TEST(TokenizerGolden, GemmasFormAgreesWithHuggingFace) {
+  QUIRE_SKIP_UNLESS_EXISTS(ModelFolder("gemma-tokenizer"));
+  ExpectGolden("gemma.json", ModelFolder("gemma-tokenizer"), 200);
+  const auto tokenizer = Load(ModelFolder("gemma-tokenizer"));
+  ASSERT_NE(tokenizer, nullptr);
+  EXPECT_EQ(Ids(*tokenizer, "a", {}).front(), 2);  // <bos>
+}
+
 TEST(TokenizerGolden, MistralV1AgreesWithSentencePiece) {
   QUIRE_SKIP_UNLESS_EXISTS(SharedData("tokenizers/mistral/tokenizer.model.v1"));
   ExpectGolden("mistral_v1.json", SharedData("tokenizers/mistral/tokenizer.model.v1"), 200);

@@ -1,11 +1,12 @@
 """Makes the golden files beside it: hard strings and their ids by Hugging Face's tokenizers and by SentencePiece.
 
     pip install tokenizers gguf sentencepiece
-    python make_goldens.py SHARED_DATA MODELS SMOLLM2.gguf
+    python make_goldens.py SHARED_DATA MODELS SMOLLM2.gguf      or: make_goldens.py gemma
 
 SHARED_DATA holds tokenizers/ (see tests/data/README.md), MODELS the folders retriever-2m and stories260K.
 SmolLM2's tokenizer is built from the GGUF's vocabulary and merges with the pre-tokenizer of its tokenizer.json:
 Digits(individual), then ByteLevel with GPT-2's expression.
+tests/data/gemma-tokenizer is written, too: a small BPE of Gemma's form, trained on the quick start's text.
 """
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 
 import sentencepiece
 from gguf import GGUFReader
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -121,6 +122,34 @@ def smollm2(path):
     return tokenizer
 
 
+def gemma(folder):
+    """Spaces are U+2581 in the pieces, what has no piece is bytes, nothing goes before a text but <bos>."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("\u2581"), "merged_with_next")  # for the training alone
+    text = open(os.path.join(HERE, "..", "..", "..", "..", "launch", "quickstart_passage.txt"), encoding="utf-8").read()
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special + [f"<0x{b:02X}>" for b in range(256)],
+                                  show_progress=False)
+    tokenizer.train_from_iterator([text, "\n\n\n\t\t  {};"], trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B:1", special_tokens=[("<bos>", 2)])
+    os.makedirs(folder, exist_ok=True)
+    spec = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = [t for t in spec["added_tokens"] if not t["content"].startswith("<0x")]  # plain pieces
+    path = os.path.join(folder, "tokenizer.json")
+    with open(path, "w", encoding="utf-8", newline="\n") as f:
+        json.dump(spec, f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8", newline="\n") as f:
+        json.dump({"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>",
+                   "pad_token": "<pad>", "add_bos_token": True, "add_eos_token": False}, f, indent=1)
+        f.write("\n")
+    return Tokenizer.from_file(path)
+
+
 def sentence_piece(name, path, controls):
     """Control pieces are cut out here, as Mistral's own code does; behind one, a space is the one that SentencePiece adds."""
     import re
@@ -147,6 +176,9 @@ def sentence_piece(name, path, controls):
 
 
 def main():
+    hugging_face("gemma.json", gemma(os.path.join(HERE, "..", "..", "..", "data", "gemma-tokenizer")), False)
+    if sys.argv[1:] == ["gemma"]:
+        return
     shared, folder, gguf_path = sys.argv[1:4]
     load = lambda *path: Tokenizer.from_file(os.path.join(*path))
     hugging_face("minimind.json", load(shared, "tokenizers", "minimind", "tokenizer.json"), True)
