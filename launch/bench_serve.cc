@@ -320,7 +320,7 @@ Outputs go on to their length, whatever the model says. Nothing is sent twice: w
   trace("--max-output-len", &work.max_output_len, "longer outputs, scaled, are cut; 0: none");
   const std::string group = "Requests";
   app->add_option("--temperature", flags->temperature, "0: greedy")->capture_default_str()->group(group);
-  app->add_option("--attention", flags->attention, "one of the service's policies; empty: its default")->group(group);
+  app->add_option("--attention", flags->attention, "one of the service's policies, options after colons; empty: its default")->group(group);
   app->add_option("--served-model-name", flags->model, "refuse to be answered by another model")->group(group);
   app->add_option("--timeout", flags->timeout, "seconds for one request; 0: no limit")->capture_default_str()->group(group);
   app->add_option("--num-warmups", flags->num_warmups, "requests sent one by one before, and not counted")

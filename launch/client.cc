@@ -232,7 +232,7 @@ The text goes to stdout as it comes. A stream whose connection breaks is taken u
   app->add_option("--token-ids-file", flags->token_ids_file, "the same as a JSON array of token ids");
   app->add_flag("--chat", flags->chat, "let the service wrap the prompt in the model's chat template");
   app->add_option("--system", flags->system, "system message, with --chat");
-  app->add_option("--attention", flags->attention, "one of the service's policies; empty: its default");
+  app->add_option("--attention", flags->attention, "one of the service's policies, options after colons; empty: its default");
   app->add_option("--served-model-name", flags->model, "refuse to be answered by another model");
   app->add_option("--request-id", flags->request_id, "name of the request; empty: one is made");
   app->add_option("--priority", flags->priority, "lower runs first")->capture_default_str();

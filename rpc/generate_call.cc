@@ -1,8 +1,13 @@
 // See generate_call.h.
 #include "rpc/generate_call.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
 #include <chrono>
+#include <functional>
 #include <limits>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -25,10 +30,6 @@ Status CheckPromptLogprobs(const GenerationRequest& request, size_t limit) {
                            std::to_string(request.prompt.size()) + " prompt tokens is more than a message takes (" +
                            std::to_string(limit) + " bytes); ask for fewer");
 }
-
-}  // namespace
-
-namespace {
 
 // The call's deadline on the clock of NowSeconds.
 double DeadlineOf(const grpc::CallbackServerContext& context) {
@@ -55,8 +56,15 @@ void SubmitPrompt(int prompt, GenerationRequest one, const std::vector<Arrived>&
 
 int SequencesOf(const v1::GenerateRequest& request) { return request.sampling().has_n() ? request.sampling().n() : 1; }
 
-std::string Shape(int prompts, int sequences) {
-  return std::to_string(prompts) + " prompts of " + std::to_string(sequences) + " sequences";
+// Tells messages apart that were not sent as the same request: of their fields' values, not of how they were encoded.
+uint64_t FingerprintOf(const v1::GenerateRequest& message) {
+  std::string bytes;
+  google::protobuf::io::StringOutputStream stream(&bytes);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);  // maps by key
+  message.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return std::hash<std::string>()(bytes);
 }
 
 // Where each position of a call stands among the request's sequences, [positions] < prompts × sequences.
@@ -68,7 +76,8 @@ Result<std::vector<size_t>> PlacesOf(const v1::ResumeRequest& message, int promp
                              std::to_string(position.prompt_index());
     if (position.prompt_index() < 0 || position.prompt_index() >= prompts || position.sequence_index() < 0 ||
         position.sequence_index() >= sequences) {
-      return InvalidArgument("a position names " + name + "; the request has " + Shape(prompts, sequences));
+      return InvalidArgument("a position names " + name + "; the request has " + std::to_string(prompts) +
+                             " prompts of " + std::to_string(sequences) + " sequences");
     }
     places.push_back(static_cast<size_t>(position.prompt_index() * sequences + position.sequence_index()));
     if (named[places.back()]) return InvalidArgument("the positions name " + name + " twice; name each once");
@@ -107,12 +116,9 @@ Result<std::vector<Arrived>> ReadArrived(const v1::ResumeRequest& message) {
 
 // Of a request that the service knows: where each sequence goes on, [prompts × sequences].
 Result<std::vector<Request::Place>> ReadNext(const v1::ResumeRequest& message, const Request::Options& options) {
-  if (message.has_request() && (message.request().prompts_size() != options.prompts ||
-                                SequencesOf(message.request()) != options.sequences)) {
-    return InvalidArgument("the request that is brought along has " +
-                           Shape(message.request().prompts_size(), SequencesOf(message.request())) + ", and '" +
-                           message.request_id() + "', which is known here, " +
-                           Shape(options.prompts, options.sequences) + "; bring the same, or give another request_id");
+  if (message.has_request() && FingerprintOf(message.request()) != options.message) {
+    return InvalidArgument("the request that is brought along is not the one that was sent as '" +
+                           message.request_id() + "', which is known here; bring the same, or give another request_id");
   }
   ASSIGN_OR_RETURN(const std::vector<size_t> places, PlacesOf(message, options.prompts, options.sequences));
   std::vector<Request::Place> next(static_cast<size_t>(options.prompts * options.sequences));
@@ -180,6 +186,7 @@ Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& 
   options.prompts = message.prompts_size();
   options.sequences = n;
   options.keep = message.resumable();
+  if (options.keep) options.message = FingerprintOf(message);
   options.echo = message.response().echo_token_ids();
   options.whole = whole;
   options.table = &front->requests();

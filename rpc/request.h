@@ -47,6 +47,7 @@ class Request : public std::enable_shared_from_this<Request> {
     int first_sequence = 0;  // their indices begin here
     int64_t first_token = 0;  // and their tokens here
     bool keep = false;       // outlives its reader
+    uint64_t message = 0;    // FingerprintOf what was sent, where it is kept
     bool echo = false;       // prompt ids in the first chunk
     bool whole = false;      // read by TakeResponse: the reader wants no news before everything is there
     RequestTable* table = nullptr;  // that it is in; told when it has settled

@@ -47,7 +47,8 @@ struct EngineOptions {
   int max_num_batched_tokens = 512;  // rows of one step; ≥ max_num_seqs
   int page_size = 16;
   int64_t kv_cache_bytes = 0;        // of each rank; 0: enough for max_num_seqs × max_model_len or a share of free memory, the smaller
-  std::vector<AttentionSpec> attention = {AttentionSpec{}};  // policies requests may use; the first is the default
+  // Policies that requests may use, each request with options of its own if it likes; the first is the default.
+  std::vector<AttentionSpec> attention = {AttentionSpec{}};
   bool batch_invariant = false;
   uint64_t seed = 0;                 // of requests without one; also of dummy weights
   bool load_tokenizer = true;        // false: token ids in and out only, no stop strings

@@ -14,9 +14,10 @@ namespace quire {
 
 Result<std::string> EngineImpl::Submit(GenerationRequest request, EventCallback callback) {
   const EngineOptions& o = plan_.options;
-  RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, o.max_model_len, tokenizer_ != nullptr, &o.attention}));
+  RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, o.max_model_len, tokenizer_ != nullptr, o.page_size, &o.attention}));
   auto state = std::make_unique<RequestState>();
-  ASSIGN_OR_RETURN(state->policy, FindAttention(request.attention, o.attention));
+  ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(request.attention, o.attention, o.page_size));
+  state->attention = spec.ToString();
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   state->dense_length = prompt;
   state->output_begin = prompt;
@@ -54,7 +55,8 @@ Result<std::string> EngineImpl::SubmitRandomCache(int64_t length, int steps, uin
                            " (--max-model-len)");
   }
   auto state = std::make_unique<RequestState>();
-  ASSIGN_OR_RETURN(state->policy, FindAttention(attention, o.attention));
+  ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(attention, o.attention, o.page_size));
+  state->attention = spec.ToString();
   state->dense_length = length;
   state->output_begin = length + 1;
   state->max_output = steps;

@@ -270,7 +270,6 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   RETURN_IF_ERROR(ValidateCacheConfig(executor.cache));
   executor.limits.slots = o.max_num_seqs;
   executor.limits.cache_groups = static_cast<int32_t>(executor.cache.groups.size());
-  executor.limits.policies = static_cast<int32_t>(plan.policies.size());
   executor.limits.max_rows = o.max_num_batched_tokens;
   executor.limits.max_logit_rows = std::min(o.max_num_batched_tokens, o.max_num_seqs + kPromptLogits);
   executor.limits.vocab = config.vocab;

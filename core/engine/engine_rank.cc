@@ -150,10 +150,7 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   });
   RETURN_IF_ERROR(AgreeOn(comm, topology, weights.status()));
   own->weights = std::move(weights).value();
-  std::vector<const AttentionPolicy*> policies;
-  for (const auto& policy : plan.policies) policies.push_back(policy.get());
-  auto executor =
-      Executor::Create(ctx, own->config, &own->weights, plan.shard, &comm, std::move(policies), plan.executor);
+  auto executor = Executor::Create(ctx, own->config, &own->weights, plan.shard, &comm, plan.executor);
   RETURN_IF_ERROR(AgreeOn(comm, topology, executor.status()));
   own->executor = std::move(executor).value();
   RETURN_IF_ERROR(GatherReports(*own, topology, &own->reports));

@@ -9,8 +9,12 @@
 
 namespace quire {
 
-Executor::Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler)
-    : ctx_(ctx), storage_(std::move(storage)), decoder_(std::move(decoder)), sampler_(std::move(sampler)) {}
+Executor::Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler, int page_size)
+    : ctx_(ctx),
+      storage_(std::move(storage)),
+      decoder_(std::move(decoder)),
+      sampler_(std::move(sampler)),
+      policies_(page_size) {}
 
 size_t Executor::OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab) {
   return static_cast<size_t>(limits.max_logit_rows) * static_cast<size_t>(local_vocab) * sizeof(float) +
@@ -23,8 +27,7 @@ size_t Executor::scratch_bytes() const {
 
 Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const ModelConfig& config,
                                                    const ModelWeights* weights, const ShardPlan& shard,
-                                                   Communicator* comm, std::vector<const AttentionPolicy*> policies,
-                                                   ExecutorOptions options) {
+                                                   Communicator* comm, ExecutorOptions options) {
   const PlanLimits& limits = options.limits;
   ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
@@ -40,11 +43,11 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   const int64_t local_vocab = shard.vocab.size();
   ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
                                                  static_cast<size_t>(local_vocab) * sizeof(float)));
-  std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(decoder), std::move(sampler)));
+  std::unique_ptr<Executor> executor(
+      new Executor(ctx, std::move(storage), std::move(decoder), std::move(sampler), options.cache.page_size));
   executor->logits_ = std::move(logits);
   executor->local_vocab_ = local_vocab;
   executor->alone_ = shard.tp == 1;
-  executor->policies_ = std::move(policies);
   executor->first_kv_head_ = static_cast<int>(shard.kv_heads.begin);
   executor->slots_.resize(limits.slots);
   const size_t groups = options.cache.groups.size();
@@ -59,11 +62,12 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   return executor;
 }
 
-void Executor::UpdateSlots(const StepPlan& plan) {
+Status Executor::UpdateSlots(const StepPlan& plan) {
   for (int32_t s : plan.ends) {
     Slot& slot = slots_[s];
     slot.live = false;
     slot.tokens.clear();
+    slot.policy.reset();
     slot.history.Clear();
     for (PageTable& table : slot.tables) table = {};
   }
@@ -75,6 +79,7 @@ void Executor::UpdateSlots(const StepPlan& plan) {
     slot.output_begin = start.output_begin;
     slot.tokens = start.tokens;
     slot.sampler = start.sampler;
+    ASSIGN_OR_RETURN(slot.policy, policies_.Get(start.attention));
     if (!start.sampler.has_penalties()) continue;
     for (size_t i = 0; i < start.tokens.size(); ++i) {
       if (i < static_cast<size_t>(start.output_begin)) {
@@ -93,8 +98,10 @@ void Executor::UpdateSlots(const StepPlan& plan) {
     to.output_begin = from.output_begin;
     to.tokens = from.tokens;
     to.sampler = from.sampler;
+    to.policy = from.policy;
     to.history = from.history;
   }
+  return OkStatus();
 }
 
 void Executor::UpdateTables(const StepPlan& plan) {
@@ -140,7 +147,7 @@ Status Executor::Forward(const StepPlan& plan, StepResult* result) {
     forward.start_pos = chunk.start_pos;
     forward.decode = chunk.decode != 0;
     forward.rope_length = chunk.rope_length;
-    forward.policy = forward.decode ? policies_[chunk.policy] : nullptr;
+    forward.policy = forward.decode ? slot.policy.get() : nullptr;
     chunks_.push_back(forward);
     const auto begin = slot.tokens.begin() + chunk.start_pos;
     tokens_.insert(tokens_.end(), begin, begin + chunk.rows);
@@ -210,7 +217,7 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
 
 Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   *result = {};
-  UpdateSlots(plan);
+  RETURN_IF_ERROR(UpdateSlots(plan));
   storage_.Execute(ctx_, plan.cache_ops);
   UpdateTables(plan);
   for (const RandomFill& fill : plan.fills) FillRandom(fill);

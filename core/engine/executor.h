@@ -9,6 +9,7 @@
 
 #include "core/base/context.h"
 #include "core/base/status.h"
+#include "core/engine/policy_set.h"
 #include "core/engine/sampler.h"
 #include "core/engine/step_plan.h"
 #include "core/model/decoder.h"
@@ -34,11 +35,10 @@ struct StepResult {
 
 class Executor {
  public:
-  // weights, comm, ctx.pool and the policies must outlive it. Every rank of comm makes its own.
+  // weights, comm and ctx.pool must outlive it. Every rank of comm makes its own.
   static Result<std::unique_ptr<Executor>> Create(const Context& ctx, const ModelConfig& config,
                                                   const ModelWeights* weights, const ShardPlan& shard,
-                                                  Communicator* comm, std::vector<const AttentionPolicy*> policies,
-                                                  ExecutorOptions options);
+                                                  Communicator* comm, ExecutorOptions options);
 
   // The plan has passed StepPlan::Check. A collective: every rank executes the same plans in the same order.
   Status Execute(const StepPlan& plan, StepResult* result);
@@ -56,12 +56,13 @@ class Executor {
     int32_t output_begin = 0;
     std::vector<int32_t> tokens;
     SamplerParams sampler;
+    std::shared_ptr<const AttentionPolicy> policy;
     TokenHistory history;
     std::vector<PageTable> tables;  // [cache group]
   };
 
-  Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler);
-  void UpdateSlots(const StepPlan& plan);
+  Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler, int page_size);
+  Status UpdateSlots(const StepPlan& plan);
   void UpdateTables(const StepPlan& plan);
   void FillRandom(const RandomFill& fill);
   Status Forward(const StepPlan& plan, StepResult* result);
@@ -72,7 +73,7 @@ class Executor {
   Decoder decoder_;
   Sampler sampler_;
   ExecutorOptions options_;
-  std::vector<const AttentionPolicy*> policies_;
+  PolicySet policies_;
   int first_kv_head_ = 0;
   std::vector<Slot> slots_;
   int64_t local_vocab_ = 0;

@@ -47,7 +47,8 @@ struct GenerationRequest {
   // the raw logits, before bias, penalties and temperature.
   int logprobs = -1;
   int prompt_logprobs = -1;      // the same for every prompt token but the first
-  std::optional<AttentionSpec> attention;  // absent: the engine's default
+  // Absent: the engine's default. Of a policy that the engine knows, options that are left out are the engine's.
+  std::optional<AttentionSpec> attention;
   int priority = 0;              // lower first; 256 steps of waiting make up for one
   // Teacher forcing: these tokens are taken instead of sampled ones, each as a decode step with the request's own policy,
   // logprobs reported as for sampled ones. Ends after the last. Used by evaluation.

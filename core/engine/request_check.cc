@@ -1,5 +1,6 @@
 #include "core/engine/request_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 #include <string>
@@ -105,18 +106,24 @@ const char* FinishReasonName(FinishReason reason) {
   return "";
 }
 
-Result<int> FindAttention(const std::optional<AttentionSpec>& wanted, const std::vector<AttentionSpec>& attention) {
-  if (!wanted.has_value()) return 0;
-  for (size_t i = 0; i < attention.size(); ++i) {
-    if (attention[i] == *wanted) return static_cast<int>(i);
-  }
-  for (size_t i = 0; i < attention.size(); ++i) {
-    if (wanted->options.empty() && attention[i].name == wanted->name) return static_cast<int>(i);
-  }
+Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wanted,
+                                       const std::vector<AttentionSpec>& attention, int page_size) {
+  if (!wanted.has_value()) return attention.front();
   std::string allowed;
-  for (const AttentionSpec& spec : attention) allowed += (allowed.empty() ? "" : ", ") + spec.ToString();
-  return InvalidArgument("attention '" + wanted->ToString() + "' is not among this engine's policies (" + allowed +
-                         "); choose one of them, or start the engine with it");
+  for (const AttentionSpec& spec : attention) {
+    if (spec == *wanted) return spec;
+    allowed += (allowed.empty() ? "" : ", ") + spec.ToString();
+  }
+  const auto same_name = [&](const AttentionSpec& spec) { return spec.name == wanted->name; };
+  const auto configured = std::find_if(attention.begin(), attention.end(), same_name);
+  if (configured == attention.end()) {
+    return InvalidArgument("attention '" + wanted->ToString() + "' is not among this engine's policies (" + allowed +
+                           "); choose one of them, or start the engine with it");
+  }
+  AttentionSpec spec = *wanted;
+  spec.options.insert(configured->options.begin(), configured->options.end());  // keeps those wanted
+  RETURN_IF_ERROR(MakePolicy(spec, page_size).status());
+  return spec;
 }
 
 Status CheckRequest(const GenerationRequest& request, const RequestLimits& limits) {
@@ -146,7 +153,7 @@ Status CheckRequest(const GenerationRequest& request, const RequestLimits& limit
     }
   }
   if (request.resume.has_value()) RETURN_IF_ERROR(CheckResume(request, limits));
-  return FindAttention(request.attention, *limits.attention).status();
+  return ResolveAttention(request.attention, *limits.attention, limits.page_size).status();
 }
 
 SamplerParams MakeSamplerParams(const GenerationRequest& request, uint64_t seed, const std::vector<int32_t>& stop_ids) {

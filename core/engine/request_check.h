@@ -14,14 +14,17 @@ struct RequestLimits {
   int64_t vocab = 0;
   int64_t max_model_len = 0;
   bool has_tokenizer = false;
+  int page_size = 16;
   const std::vector<AttentionSpec>* attention = nullptr;  // not null; the first is the default
 };
 
 Status CheckRequest(const GenerationRequest& request, const RequestLimits& limits);
 
-// Index of the request's policy. INVALID_ARGUMENT, naming those that there are, when it is none of them. A name without
-// options means the first of that name.
-Result<int> FindAttention(const std::optional<AttentionSpec>& wanted, const std::vector<AttentionSpec>& attention);
+// The policy of a request's decode rows: the first of `attention`, the engine's, when it wants none; else what it wants,
+// where options that it leaves out are those of the engine's first policy of that name. INVALID_ARGUMENT, naming those
+// that there are, for another name, for their data may not be kept; and for options that MakePolicy refuses.
+Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wanted,
+                                       const std::vector<AttentionSpec>& attention, int page_size);
 
 // The sampler's view of a checked request. stop_ids: what ends it, masked until min_tokens.
 SamplerParams MakeSamplerParams(const GenerationRequest& request, uint64_t seed, const std::vector<int32_t>& stop_ids);

@@ -229,7 +229,6 @@ void Scheduler::AddChunk(Sequence* sequence, int rows, Planned* planned) {
   chunk.start_pos = static_cast<int32_t>(sequence->computed);
   chunk.rows = rows;
   chunk.decode = decode ? 1 : 0;
-  chunk.policy = request.policy;
   // A prompt's rows count with the whole prompt however it is cut; a decode row with its own length.
   chunk.rope_length = static_cast<int32_t>(decode ? sequence->computed + 1 : request.dense_length);
   plan.chunks.push_back(chunk);
@@ -291,6 +290,7 @@ void Scheduler::Plan(Planned* planned) {
     start.output_begin = static_cast<int32_t>(sequence->request->output_begin);
     start.tokens = sequence->tokens;
     start.sampler = sequence->request->sampler;
+    start.attention = sequence->request->attention;
     plan.starts.push_back(std::move(start));
     if (sequence->request->random_cache.has_value()) FillRandomCache(sequence, &plan);
     int rows = 1;
@@ -304,8 +304,11 @@ void Scheduler::Plan(Planned* planned) {
     chosen.emplace_back(sequence, rows);
   }
 
-  // Chunks, decode rows first; then which rows give logits, and what for.
-  std::stable_partition(chosen.begin(), chosen.end(), [](const auto& c) { return Decodes(*c.first); });
+  // Chunks, decode rows first, those of one policy side by side; then which rows give logits, and what for.
+  const auto decodes = std::stable_partition(chosen.begin(), chosen.end(), [](const auto& c) { return Decodes(*c.first); });
+  std::stable_sort(chosen.begin(), decodes, [](const auto& a, const auto& b) {
+    return a.first->request->attention < b.first->request->attention;
+  });
   int row = 0;
   int prefill_rows = 0;
   for (const auto& [sequence, rows] : chosen) {

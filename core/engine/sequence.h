@@ -52,7 +52,7 @@ struct RequestState {
   uint64_t arrival = 0;
   std::optional<int64_t> rank;  // priority and the step at which it was queued, as the scheduler weighs them; then fixed
   double submitted = 0;  // NowSeconds
-  int policy = 0;        // index among the engine's
+  std::string attention;  // its policy, an AttentionSpec's text
   SamplerParams sampler;
   std::vector<int32_t> stop_ids;         // stop_token_ids and, unless ignored, the model's eos; ascending
   int64_t dense_length = 0;              // positions below are prefill

@@ -7,7 +7,7 @@
 namespace quire {
 namespace {
 
-constexpr uint32_t kMagic = 0x51535031;  // "QSP1"
+constexpr uint32_t kMagic = 0x51535032;  // "QSP2"
 
 void PutSampler(ByteWriter& w, const SamplerParams& p) {
   w.Put(p.temperature);
@@ -76,6 +76,7 @@ void StepPlan::Serialize(std::vector<uint8_t>* out) const {
     w.Put(start.output_begin);
     w.PutAll(start.tokens);
     PutSampler(w, start.sampler);
+    w.Put(start.attention);
   }
   w.PutAll(forks);
   w.PutAll(cache_ops.ops);
@@ -103,6 +104,7 @@ Result<StepPlan> StepPlan::Parse(std::span<const uint8_t> bytes, const PlanLimit
     start.output_begin = r.Get<int32_t>();
     start.tokens = r.GetAll<int32_t>();
     start.sampler = GetSampler(r);
+    start.attention = r.GetString();
     plan.starts.push_back(std::move(start));
   }
   plan.forks = r.GetAll<SlotFork>();
@@ -168,7 +170,6 @@ Status StepPlan::Check(const PlanLimits& limits) const {
     if (!In(chunk.decode, 2)) return Bad("decode flag", chunk.decode);
     if (chunk.decode == 1 ? (chunk.rows != 1 || prefill_seen) : chunk.rows < 1) return Bad("chunk of rows", chunk.rows);
     prefill_seen |= chunk.decode == 0;
-    if (!In(chunk.policy, limits.policies)) return Bad("policy", chunk.policy);
     if (chunk.start_pos < 0 || int64_t{chunk.start_pos} + chunk.rows > limits.max_length) {
       return Bad("chunk at position", chunk.start_pos);
     }

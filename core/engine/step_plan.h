@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -26,10 +27,11 @@ struct SlotStart {
   int32_t output_begin = 0;     // tokens[output_begin …] are outputs
   std::vector<int32_t> tokens;  // known so far
   SamplerParams sampler;
+  std::string attention;        // the policy of its decode rows, an AttentionSpec's text
   bool operator==(const SlotStart&) const = default;
 };
 
-// Slot `to` becomes a copy of slot `from` (tokens as before this step, sampler), as another sequence of the request.
+// Slot `to` becomes a copy of slot `from` (tokens as before this step, sampler, policy), as another sequence of the request.
 struct SlotFork {
   int32_t from = 0, to = 0, sequence = 0;
   bool operator==(const SlotFork&) const = default;
@@ -61,8 +63,7 @@ struct PlanChunk {
   int32_t slot = 0;
   int32_t start_pos = 0;
   int32_t rows = 0;
-  int32_t decode = 0;       // 1: one row, decode kernel with the policy
-  int32_t policy = 0;       // index among the engine's policies
+  int32_t decode = 0;       // 1: one row, decode kernel with the slot's policy
   int32_t rope_length = 0;  // that dynamic rope scaling counts with
   bool operator==(const PlanChunk&) const = default;
 };
@@ -86,7 +87,6 @@ struct PlanScore {
 struct PlanLimits {
   int32_t slots = 0;
   int32_t cache_groups = 0;
-  int32_t policies = 0;
   int32_t max_rows = 0;
   int32_t max_logit_rows = 0;
   int32_t vocab = 0;

@@ -44,7 +44,7 @@ std::vector<int32_t> Ids(int count, int vocab, uint32_t seed) {
 }
 
 // Requests of every kind at once: greedy and drawn, few and many candidates, penalties, bias, log-probabilities of
-// prompt and output, forks, forced tokens, two policies.
+// prompt and output, forks, forced tokens, two policies and three budgets.
 std::vector<GenerationRequest> Requests(int vocab) {
   std::vector<GenerationRequest> all;
   GenerationRequest greedy = Greedy(Ids(70, vocab, 1), 12);
@@ -74,6 +74,9 @@ std::vector<GenerationRequest> Requests(int vocab) {
   forced.forced = {vocab - 1, 0, vocab / 2, 7};
   forced.logprobs = 2;
   all.push_back(forced);
+  GenerationRequest wider = Greedy(Ids(90, vocab, 6), 8);
+  wider.attention = AttentionSpec{"quest", {{"token_budget", "56"}, {"dense_layers", "0"}}};
+  all.push_back(wider);
   return all;
 }
 
@@ -127,7 +130,7 @@ TEST_F(GroupTest, GivesTheOutputsOfOneRankOnAnyNumberOfRanks) {
   auto alone = MakeEngine(Gqa());
   ASSERT_NE(alone, nullptr);
   const auto one = RunAll(*alone, requests);
-  ASSERT_EQ(one.size(), 6u);
+  ASSERT_EQ(one.size(), 7u);
   EXPECT_GT(one[0].last.attention.pages_total, one[0].last.attention.pages_read);  // quest chose
   for (const int size : {2, 3, 4, 5, 8}) {
     SCOPED_TRACE(std::to_string(size) + " ranks");

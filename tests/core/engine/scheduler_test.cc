@@ -33,7 +33,6 @@ class Bench {
     tables_.resize(options.max_slots, std::vector<std::vector<int32_t>>(cache.groups.size()));
     limits_.slots = options.max_slots;
     limits_.cache_groups = static_cast<int32_t>(cache.groups.size());
-    limits_.policies = 1;
     limits_.max_rows = options.max_rows;
     limits_.max_logit_rows = options.max_slots + options.max_prompt_logits;
     limits_.vocab = 1000;

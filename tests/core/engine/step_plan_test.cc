@@ -13,7 +13,6 @@ PlanLimits Limits() {
   PlanLimits limits;
   limits.slots = 4;
   limits.cache_groups = 2;
-  limits.policies = 2;
   limits.max_rows = 16;
   limits.max_logit_rows = 6;
   limits.vocab = 100;
@@ -35,6 +34,7 @@ StepPlan Sample() {
   start.sampler.logprobs = 5;
   start.sampler.logit_bias = {{3, -1.5f}, {9, 2}};
   start.sampler.masked_ids = {1, 2};
+  start.attention = "quest:token_budget=64";
   start.sampler.min_tokens = 4;
   plan.starts.push_back(start);
   plan.forks.push_back({0, 3, 1});
@@ -49,8 +49,8 @@ StepPlan Sample() {
   plan.table_deltas.push_back({0, 1, 0, 4, 2, 2, 0});
   plan.table_values = {11, 12};
   plan.fills.push_back({1, 0, 10, 42});
-  plan.chunks.push_back({1, 10, 1, 1, 1, 11});
-  plan.chunks.push_back({0, 0, 4, 0, 0, 4});
+  plan.chunks.push_back({1, 10, 1, 1, 11});
+  plan.chunks.push_back({0, 0, 4, 0, 4});
   plan.logit_rows = {0, 3, 4};
   plan.samples = {{1, 0, -1}, {0, 2, 7}};
   plan.scores = {{0, 1, 3, 2}};
@@ -108,7 +108,6 @@ TEST(StepPlan, NamesOutsideTheLimitsAreRefused) {
   EXPECT_TRUE(refused([](StepPlan& p) { p.chunks[0].rows = 2; }));
   EXPECT_TRUE(refused([](StepPlan& p) { std::swap(p.chunks[0], p.chunks[1]); }));
   EXPECT_TRUE(refused([](StepPlan& p) { p.chunks[1].rows = 64; }));
-  EXPECT_TRUE(refused([](StepPlan& p) { p.chunks[0].policy = 2; }));
   EXPECT_TRUE(refused([](StepPlan& p) { p.logit_rows = {3, 0}; }));
   EXPECT_TRUE(refused([](StepPlan& p) { p.logit_rows[2] = 5; }));
   EXPECT_TRUE(refused([](StepPlan& p) { p.samples[1].slot = 1; }));

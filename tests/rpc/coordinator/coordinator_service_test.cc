@@ -275,9 +275,14 @@ TEST(CoordinatorService, ResumeRefusesWhatItCanNotGoOnWith) {
       {"a sequence that isn't there", [](R* r) { r->mutable_positions(0)->set_sequence_index(2); },
        grpc::INVALID_ARGUMENT, "sequence 2"},
       {"a request of another shape", [](R* r) { r->mutable_request()->mutable_sampling()->set_n(3); },
-       grpc::INVALID_ARGUMENT, "3 sequences"},
+       grpc::INVALID_ARGUMENT, "not the one that was sent"},
       {"more prompts", [](R* r) { *r->mutable_request()->add_prompts() = r->request().prompts(0); },
-       grpc::INVALID_ARGUMENT, "2 prompts"},
+       grpc::INVALID_ARGUMENT, "not the one that was sent"},
+      {"another prompt",
+       [](R* r) { r->mutable_request()->mutable_prompts(0)->mutable_token_ids()->add_ids(5); }, grpc::INVALID_ARGUMENT,
+       "not the one that was sent"},
+      {"another seed", [](R* r) { r->mutable_request()->mutable_sampling()->set_seed(99); }, grpc::INVALID_ARGUMENT,
+       "not the one that was sent"},
   };
   for (const Case& bad : known) expect_refused(bad, "r");
   expect_rest(brought("r", 25), 25);
