@@ -39,7 +39,7 @@ struct DepthScore {
 
 struct PasskeyScore {
   std::vector<DepthScore> by_depth;
-  AttentionUsage pages;
+  AttentionReads reads;
   double seconds = 0;
 };
 
@@ -49,7 +49,7 @@ Result<PasskeyScore> Evaluate(Engine& engine, const AttentionSpec& spec, const s
                               Progress& progress) {
   PasskeyScore score;
   score.by_depth.resize(depths);
-  const AttentionStats before = engine.Stats().attention;
+  const AttentionReads before = engine.Stats().attention;
   const double start = NowSeconds();
   std::vector<std::string> answers(trials.size()), ids;
   Status failure;
@@ -76,8 +76,7 @@ Result<PasskeyScore> Evaluate(Engine& engine, const AttentionSpec& spec, const s
     ++depth.trials;
     depth.correct += AnswersPasskey(answers[i], trials[i].key);
   }
-  const AttentionStats after = engine.Stats().attention;
-  score.pages = {after.pages_read - before.pages_read, after.pages_total - before.pages_total};
+  score.reads = engine.Stats().attention - before;
   score.seconds = NowSeconds() - start;
   return score;
 }
@@ -136,13 +135,12 @@ Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
       row["correct"] = correct;
       row["by_depth"] = std::move(by_depth);
       row["prompt_tokens"] = trials.front().prompt.size();
-      row["pages_read"] = score.pages.pages_read;
-      row["pages_total"] = score.pages.pages_total;
+      AddReads(score.reads, &row);
       row["seconds"] = score.seconds;
       const Json budget = row["token_budget"];
       table.push_back({spec.ToString(), budget.is_null() ? "-" : budget.dump(), std::to_string(length),
                        std::to_string(total), std::to_string(correct), depths_text,
-                       std::to_string(score.pages.pages_read), std::to_string(score.pages.pages_total),
+                       std::to_string(score.reads.pages_read), std::to_string(score.reads.pages_total),
                        Fixed(score.seconds, 1)});
       results.push_back(std::move(row));
     }

@@ -76,4 +76,11 @@ Status AddAttentionFields(const AttentionSpec& spec, int page_size, Json* row) {
   return OkStatus();
 }
 
+void AddReads(const AttentionReads& reads, Json* row) {
+  (*row)["pages_read"] = reads.pages_read;
+  (*row)["pages_total"] = reads.pages_total;
+  (*row)["bytes_read"] = reads.bytes_read;
+  (*row)["bytes_total"] = reads.bytes_total;
+}
+
 }  // namespace quire::launch

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/model/decoder.h"
 #include "kernels/selection/policy.h"
 
 namespace quire::launch {
@@ -31,5 +32,7 @@ std::string HumanBytes(double bytes);         // "93.1 MiB"
 // The fields that every result row has: {"attention": "quest", "token_budget": 512 (null for a policy without a
 // budget), "spec": "quest:token_budget=512"}.
 Status AddAttentionFields(const AttentionSpec& spec, int page_size, Json* row);
+// pages_read, pages_total, bytes_read, bytes_total.
+void AddReads(const AttentionReads& reads, Json* row);
 
 }  // namespace quire::launch

@@ -82,10 +82,14 @@ int Dispatch(std::vector<std::string> arguments) {
   commands.push_back(AddGenerate(app));
   commands.push_back(AddTokenize(app));
   commands.push_back(AddScore(app));
-  CLI::App* eval = app.add_subcommand("eval", "Accuracy of attention policies against dense: perplexity, passkey");
+  CLI::App* eval = app.add_subcommand("eval", "Accuracy of attention policies against dense: perplexity, passkey, recall, agreement, tasks; report draws them");
   eval->require_subcommand(1);
   commands.push_back(AddEvalPerplexity(*eval));
   commands.push_back(AddEvalPasskey(*eval));
+  commands.push_back(AddEvalRecall(*eval));
+  commands.push_back(AddEvalAgreement(*eval));
+  commands.push_back(AddEvalTasks(*eval));
+  commands.push_back(AddEvalReport(*eval));
   CLI::App* bench = app.add_subcommand("bench", "Speed beside what the machine can do: prefill, decode, kernels; and of a service: serve");
   bench->require_subcommand(1);
   commands.push_back(AddBenchPrefill(*bench));

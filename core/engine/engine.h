@@ -77,7 +77,7 @@ struct EngineStats {
   int64_t steps = 0, preemptions = 0;
   int64_t prompt_tokens = 0, generation_tokens = 0;
   int64_t requests_finished = 0;
-  AttentionStats attention;  // sums since the start; pages of all ranks, each KV head once; seconds of this rank
+  AttentionStats attention;  // sums since the start; reads of all ranks, each KV head once; seconds of this rank
   double prefill_seconds = 0, decode_seconds = 0;
   CollectiveStats collectives;         // of rank 0 since the engine was made
   double step_broadcast_seconds = 0;   // telling the other ranks what to do: plans to bytes, and their broadcast

@@ -311,8 +311,7 @@ void EngineImpl::UpdateStats(const Scheduler::Planned& planned, const StepResult
   ++stats_.steps;
   for (const PlanChunk& chunk : planned.plan.chunks) stats_.prompt_tokens += chunk.decode != 0 ? 0 : chunk.rows;
   stats_.generation_tokens += static_cast<int64_t>(result.tokens.size());
-  stats_.attention.pages_read += result.attention.pages_read;
-  stats_.attention.pages_total += result.attention.pages_total;
+  stats_.attention += result.attention;
   stats_.attention.selection_seconds += result.attention.selection_seconds;
   stats_.attention.attention_seconds += result.attention.attention_seconds;
   stats_.prefill_seconds += seconds * planned.prefill_share;

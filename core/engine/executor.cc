@@ -167,9 +167,8 @@ Status Executor::Forward(const StepPlan& plan, StepResult* result) {
     result->usage.push_back({stats.row_pages_read[i], stats.row_pages_total[i]});
   }
   if (alone_) return OkStatus();
-  unsent_.pages_read += stats.pages_read;
-  unsent_.pages_total += stats.pages_total;
-  result->attention.pages_read = result->attention.pages_total = 0;  // of all ranks: known once they have met
+  unsent_ += stats;
+  result->attention.reads() = {};  // of all ranks: known once they have met
   if (plan.logit_rows.empty()) result->usage.clear();
   return OkStatus();
 }
@@ -192,10 +191,10 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
   for (const PlanScore& score : plan.scores) {
     scores.push_back({score.logit, slots_[score.slot].tokens[score.position], score.top});
   }
-  // With several ranks the counts of pages are summed on the way.
+  // With several ranks what they read is summed on the way.
   std::vector<int64_t> sums;
   if (!alone_) {
-    sums = {unsent_.pages_read, unsent_.pages_total};
+    sums = {unsent_.pages_read, unsent_.pages_total, unsent_.bytes_read, unsent_.bytes_total};
     for (const AttentionUsage& usage : result->usage) sums.insert(sums.end(), {usage.pages_read, usage.pages_total});
     unsent_ = {};
   }
@@ -203,9 +202,8 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
                                static_cast<int>(plan.logit_rows.size()), jobs, scores, &result->tokens,
                                &result->scores, sums));
   if (!alone_) {
-    result->attention.pages_read = sums[0];
-    result->attention.pages_total = sums[1];
-    for (size_t i = 0; i < result->usage.size(); ++i) result->usage[i] = {sums[2 + 2 * i], sums[3 + 2 * i]};
+    result->attention.reads() = {sums[0], sums[1], sums[2], sums[3]};
+    for (size_t i = 0; i < result->usage.size(); ++i) result->usage[i] = {sums[4 + 2 * i], sums[5 + 2 * i]};
   }
   for (size_t i = 0; i < jobs.size(); ++i) {
     Slot& slot = slots_[plan.samples[i].slot];

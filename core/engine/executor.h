@@ -78,7 +78,7 @@ class Executor {
   std::vector<Slot> slots_;
   int64_t local_vocab_ = 0;
   bool alone_ = true;
-  AttentionUsage unsent_;  // read in steps without logits, for the next sums
+  AttentionReads unsent_;  // read in steps without logits, for the next sums
   Buffer logits_;          // [max_logit_rows][local vocab]
   // Of one step; they keep their memory.
   std::vector<int32_t> tokens_;  // [rows]

@@ -54,15 +54,35 @@ struct ForwardBatch {
   std::span<const int32_t> logit_rows;   // rows whose logits are wanted, ascending
 };
 
-// Sums over the step's decode rows, layers and local KV heads; seconds are wall time inside the calls. A KV head that
-// several ranks hold is counted by the first of them alone.
-struct AttentionStats {
+// What attention read: sums over decode rows, layers and KV heads. A KV head that several ranks hold is counted by the
+// first of them alone.
+struct AttentionReads {
   int64_t pages_read = 0;
   int64_t pages_total = 0;
+  int64_t bytes_read = 0;   // K and V of the pages read, and page data read to choose them, by the policies' formulas
+  int64_t bytes_total = 0;  // K and V of all pages
+
+  AttentionReads& operator+=(const AttentionReads& o) {
+    pages_read += o.pages_read;
+    pages_total += o.pages_total;
+    bytes_read += o.bytes_read;
+    bytes_total += o.bytes_total;
+    return *this;
+  }
+  AttentionReads operator-(const AttentionReads& o) const {
+    return {pages_read - o.pages_read, pages_total - o.pages_total, bytes_read - o.bytes_read,
+            bytes_total - o.bytes_total};
+  }
+};
+
+// Of a step, on this rank; seconds are wall time inside the calls.
+struct AttentionStats : AttentionReads {
   double selection_seconds = 0;
   double attention_seconds = 0;
-  // The same counts by decode row, in the order of the batch's decode chunks.
+  // Pages by decode row, in the order of the batch's decode chunks.
   std::vector<int64_t> row_pages_read, row_pages_total;
+
+  AttentionReads& reads() { return *this; }
 };
 
 // Called, when set, with each selection made: for tests and evaluation (recall, equality over ranks).

@@ -84,7 +84,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
                                   AttentionStats& stats) {
   const double start = NowSeconds();
   if (run.policy != nullptr) {
-    RETURN_IF_ERROR(Select(step, rows, run));
+    RETURN_IF_ERROR(Select(step, rows, run, stats));
     stats.selection_seconds += NowSeconds() - start;
   }
   const double attention_start = NowSeconds();
@@ -111,6 +111,8 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   }
   stats.attention_seconds += NowSeconds() - attention_start;
 
+  const PageFormat& format = step.table.format;
+  const int64_t block_bytes = (format.k_head_stride + format.v_head_stride) * ElementSize(format.dtype);
   for (int row = run.begin; row < run.end; ++row) {
     if (!counts_pages_) break;
     const int64_t live = kv_heads_ * LivePages(rows.len[row], step.window, step.table.format.page_size);
@@ -119,15 +121,15 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
       const int32_t* counts = selection_.counts + int64_t{row - run.begin} * kv_heads_;
       for (int head = 0; head < kv_heads_; ++head) read += counts[head];
     }
-    stats.pages_total += live;
-    stats.pages_read += read;
+    stats.reads() += {read, live, read * block_bytes, live * block_bytes};
     stats.row_pages_total[rows.source[row]] += live;
     stats.row_pages_read[rows.source[row]] += read;
   }
   return OkStatus();
 }
 
-Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run) {
+Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
+                               AttentionStats& stats) {
   SelectParams params;
   params.q = step.qkv + run.begin * qkv_width_;
   params.q_stride = qkv_width_;
@@ -151,6 +153,7 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   selection_.max_pages = max_pages;
   RETURN_IF_ERROR(workspace_.Reserve(run.policy->SelectWorkspace(params)));
   run.policy->Select(ctx_, params, selection_, workspace_.As<void>());
+  if (counts_pages_) stats.bytes_read += run.policy->SelectBytes(params);
   if (observer_ != nullptr) observer_->OnSelect(params, selection_);
   return OkStatus();
 }

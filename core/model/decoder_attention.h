@@ -43,7 +43,7 @@ class AttentionRunner {
   Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
   Status RunPrefill(const LayerAttention& step, DecoderRows& rows);
   // Fills selection_ for the run's rows.
-  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run);
+  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
   // Where KV heads are replicated: the query group's rows of all replicas, so that each scores the whole group.
   Status GatherGroup(const DecodeRun& run, SelectParams& params);
 

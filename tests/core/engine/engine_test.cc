@@ -134,6 +134,12 @@ TEST(Engine, UsageCountsExactlyTheRequestsOwnRows) {
   EXPECT_LE(collector.at("quest").last.attention.pages_read, dense_layer + 4 * 3 * 3 * 5);
   const EngineStats stats = engine->Stats();
   EXPECT_EQ(stats.attention.pages_total, want + total);
+  // A page of one KV head: 16 tokens of K and V, 64 floats each. What quest reads beside in four steps, three layers and
+  // three KV heads: a minimum and a maximum for each page.
+  const int64_t page_bytes = 2 * 16 * 64 * 4;
+  EXPECT_EQ(stats.attention.bytes_total, stats.attention.pages_total * page_bytes);
+  const int64_t selecting = stats.attention.bytes_read - stats.attention.pages_read * page_bytes;
+  EXPECT_EQ(selecting, 4 * 3 * 3 * pages(201) * 2 * 64 * 4);
   EXPECT_EQ(stats.requests_finished, 2);
   EXPECT_EQ(stats.generation_tokens, 14);
   EXPECT_EQ(stats.prompt_tokens, 300);

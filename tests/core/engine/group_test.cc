@@ -142,6 +142,8 @@ TEST_F(GroupTest, GivesTheOutputsOfOneRankOnAnyNumberOfRanks) {
     EXPECT_EQ(many.generation_tokens, single.generation_tokens);
     EXPECT_EQ(many.attention.pages_read, single.attention.pages_read);
     EXPECT_EQ(many.attention.pages_total, single.attention.pages_total);
+    EXPECT_EQ(many.attention.bytes_read, single.attention.bytes_read);
+    EXPECT_EQ(many.attention.bytes_total, single.attention.bytes_total);
     engine.reset();
     for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
   }

@@ -1,0 +1,136 @@
+// quire eval recall: of what dense attention would have looked at, how much a policy's pages hold, per layer and KV head;
+// over the windows of eval_windows.h, each step selecting with the queries of the policy's own run.
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "launch/command.h"
+#include "launch/eval_windows.h"
+#include "launch/flags.h"
+#include "launch/group.h"
+#include "launch/output.h"
+#include "launch/progress.h"
+#include "launch/recall.h"
+#include "launch/session.h"
+
+namespace quire::launch {
+namespace {
+
+struct RecallFlags {
+  EngineFlags engine;
+  AttentionFlags attention;
+  WindowFlags windows;
+  std::string format = "text";
+};
+
+// [{"layer", "recall": [KV head], "random": [KV head], "recent": [KV head], "missing_mass": [KV head]}]
+Json ByLayer(const RecallRecorder& recorder) {
+  Json layers = Json::array();
+  for (const auto& [where, sums] : recorder.sums()) {
+    if (layers.empty() || layers.back()["layer"] != where.first) {
+      layers.push_back({{"layer", where.first},
+                        {"recall", Json::array()},
+                        {"random", Json::array()},
+                        {"recent", Json::array()},
+                        {"missing_mass", Json::array()}});
+    }
+    const double steps = static_cast<double>(sums.steps);
+    layers.back()["recall"].push_back(sums.recall / steps);
+    layers.back()["random"].push_back(sums.random_recall / steps);
+    layers.back()["recent"].push_back(sums.recent_recall / steps);
+    layers.back()["missing_mass"].push_back(sums.missing / steps);
+  }
+  return layers;
+}
+
+Status RunRecall(const RecallFlags& flags, const Seat& seat) {
+  RETURN_IF_ERROR(CheckWindowFlags(flags.windows));
+  if (seat.ranks() > 1) {
+    return InvalidArgument("eval recall looks into the cache of every KV head, and each of these " +
+                           std::to_string(seat.ranks()) + " ranks has its own; run it on one rank");
+  }
+  ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
+  ASSIGN_OR_RETURN(const std::string text, ReadText(flags.windows.text_file));
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, 4));
+  if (options.max_model_len == 0) options.max_model_len = flags.windows.context;
+  ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
+  ASSIGN_OR_RETURN(const std::vector<Window> windows, ReadWindows(*engine, flags.windows, text));
+  for (const AttentionSpec& spec : specs) {
+    ASSIGN_OR_RETURN(const bool selects, Selects(*engine, spec, flags.windows.context));
+    if (selects) continue;
+    return InvalidArgument(spec.ToString() + " selects nothing in windows of " + std::to_string(flags.windows.context) +
+                           " tokens; name a sparse policy with a budget below half of that, and fewer dense layers than "
+                           "the model's " +
+                           std::to_string(engine->config().layers));
+  }
+
+  const ModelConfig& config = engine->config();
+  RecallRecorder recorder(config.attention_scale(), config.attention_softcap, engine->options().threads,
+                          engine->options().seed);
+  engine->set_selection_observer(&recorder);
+  Json results = Json::array();
+  std::vector<std::vector<std::string>> table = {{"attention", "context", "selections", "recall", "random", "recent",
+                                                  "mass left out", "its bound", "pages read", "of"}};
+  Progress progress("recall");
+  for (const AttentionSpec& spec : specs) {
+    progress.SetWhat("recall, " + spec.ToString() + ":");
+    recorder.Clear();
+    ASSIGN_OR_RETURN(const WindowSums windows_sums, RunWindows(*engine, spec, windows, progress));
+    RETURN_IF_ERROR(recorder.status());
+    const SelectionSums total = recorder.Total();
+    if (total.broken_bounds > 0) {
+      return Internal(spec.ToString() + " left out more than quest's bound allows in " +
+                      std::to_string(total.broken_bounds) + " of " + std::to_string(total.bounds) + " cases");
+    }
+    const double steps = static_cast<double>(total.steps);
+    Json row;
+    RETURN_IF_ERROR(AddAttentionFields(spec, engine->options().page_size, &row));
+    row["context"] = flags.windows.context;
+    row["tokens"] = windows_sums.tokens;
+    row["selections"] = total.steps;
+    row["recall"] = total.recall / steps;
+    row["random"] = total.random_recall / steps;
+    row["recent"] = total.recent_recall / steps;
+    row["missing_mass"] = total.missing / steps;
+    row["missing_mass_bound"] = total.bounds > 0 ? Json(total.bound / steps) : Json(nullptr);
+    AddReads(windows_sums.reads, &row);
+    row["by_layer"] = ByLayer(recorder);
+    table.push_back({spec.ToString(), std::to_string(flags.windows.context), std::to_string(total.steps),
+                     Fixed(total.recall / steps, 4), Fixed(total.random_recall / steps, 4),
+                     Fixed(total.recent_recall / steps, 4), Fixed(total.missing / steps, 5),
+                     total.bounds > 0 ? Fixed(total.bound / steps, 5) : "-", std::to_string(windows_sums.reads.pages_read),
+                     std::to_string(windows_sums.reads.pages_total)});
+    results.push_back(std::move(row));
+  }
+  engine->set_selection_observer(nullptr);
+  progress.Finish();
+  if (flags.format == "json")
+    WriteJson({{"results", std::move(results)}});
+  else
+    WriteTable(table);
+  return OkStatus();
+}
+
+}  // namespace
+
+Command AddEvalRecall(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand(
+      "recall", "Attention mass of the pages that policies choose, against the best pages, random and latest ones");
+  auto flags = std::make_shared<RecallFlags>();
+  app->footer(R"(
+Example
+  quire eval recall --model M.gguf --text-file book.txt --context 8192 --max-tokens 16384 \
+    --attention quest,hierarchical --token-budget 256,512,1024 --dense-layers 0
+Windows of --context tokens: the first half is prefilled densely, the second taken token by token. Layers that the
+policy leaves dense don't count; --format json has every layer and KV head.)");
+  AddWindowFlags(*app, &flags->windows);
+  AddFormatFlag(*app, &flags->format);
+  AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
+  AddEngineFlags(*app, &flags->engine);
+  return {app, [flags] {
+            return RunGroup(GroupOf(flags->engine), [&](const Seat& seat) { return RunRecall(*flags, seat); });
+          }};
+}
+
+}  // namespace quire::launch
