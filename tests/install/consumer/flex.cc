@@ -1,0 +1,70 @@
+// A score_mod and a mask_mod of one's own in the attention kernel, from the installed headers: one sequence of 100 tokens
+// in pages of 16, one query, and the same sum written out.
+#include <quire/kernels/flex_attention.h>
+#include <quire/kernels/kv_append.h>
+
+#include <cmath>
+#include <cstdio>
+#include <vector>
+
+int main() {
+  constexpr int kTokens = 100, kPage = 16, kHeads = 2, kDim = 8, kPages = (kTokens + kPage - 1) / kPage;
+  quire::ThreadPool pool(1);
+  quire::Context ctx;
+  ctx.pool = &pool;
+  const quire::PageFormat format = *quire::PageFormat::Create(quire::DType::kF32, kPage, 1, kDim, kDim);
+  std::vector<float> k(kPages * format.k_page_stride), v(kPages * format.v_page_stride), x(kTokens * kDim), q(kHeads * kDim);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = std::sin(0.37f * static_cast<float>(i));
+  for (size_t i = 0; i < q.size(); ++i) q[i] = std::cos(0.9f * static_cast<float>(i));
+  std::vector<int32_t> ids, seq(kTokens, 0), pos;
+  for (int i = 0; i < kPages; ++i) ids.push_back(kPages - 1 - i);
+  for (int i = 0; i < kTokens; ++i) pos.push_back(i);
+  const int32_t begin[] = {0, kPages}, len = kTokens;
+  quire::KvAppendParams append;
+  append.pages = {k.data(), v.data()};
+  append.table = {format, ids.data(), begin, nullptr, nullptr, 1};
+  append.k = append.v = x.data();
+  append.k_stride = append.v_stride = kDim;
+  append.row_seq = seq.data();
+  append.row_pos = pos.data();
+  append.rows = kTokens;
+  quire::KvAppend(ctx, append);
+
+  // What this program is about.
+  const auto score_mod = [](float score, int, int head, int64_t q_idx, int64_t kv_idx) {
+    return 2.0f * std::tanh(score / 2.0f) - 0.01f * static_cast<float>((head + 1) * (q_idx - kv_idx));
+  };
+  const auto mask_mod = [](int, int, int64_t q_idx, int64_t kv_idx) { return kv_idx < 20 || q_idx - kv_idx < 40; };
+  std::vector<float> out(kHeads * kDim);
+  quire::AttentionDecodeParams params;
+  params.q = q.data();
+  params.out = out.data();
+  params.q_stride = params.out_stride = kHeads * kDim;
+  params.rows = 1;
+  params.q_heads = kHeads;
+  params.row_seq = seq.data();
+  params.row_len = &len;
+  params.pages = append.pages;
+  params.table = append.table;
+  params.scale = 0.5f;
+  auto workspace = quire::Buffer::Create(quire::AttentionDecodeWorkspace(params));
+  if (!workspace.ok()) return 1;
+  quire::FlexDecode(ctx, params, quire::Flex(score_mod, mask_mod), workspace->data());
+
+  double worst = 0;
+  for (int h = 0; h < kHeads; ++h) {
+    std::vector<double> y(kDim);
+    double sum = 0;
+    for (int t = 0; t < kTokens; ++t) {
+      if (!mask_mod(0, h, kTokens - 1, t)) continue;
+      float dot = 0;
+      for (int c = 0; c < kDim; ++c) dot += q[h * kDim + c] * x[t * kDim + c];
+      const double w = std::exp(score_mod(dot * params.scale, 0, h, kTokens - 1, t));
+      sum += w;
+      for (int c = 0; c < kDim; ++c) y[c] += w * x[t * kDim + c];
+    }
+    for (int c = 0; c < kDim; ++c) worst = std::fmax(worst, std::fabs(y[c] / sum - out[h * kDim + c]));
+  }
+  std::printf("own functors: largest difference %.1e\n", worst);
+  return worst < 1e-5 ? 0 : 1;
+}
