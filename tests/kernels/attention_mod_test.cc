@@ -354,6 +354,49 @@ TEST(SoftCapRun, IsTanhWithin4e7AtEveryPlaceOfARun) {
   EXPECT_TRUE(std::isnan(nan));
 }
 
+// By numbers worked out by hand: what the matrices of the other tests are made with.
+TEST(ShippedFunctors, AreTheirFormulas) {
+  const float slopes[] = {0.5f, 0.25f};
+  EXPECT_EQ((Alibi{slopes}(1.0f, 0, 1, 10, 4)), -0.5f);  // 1 − 0.25 · 6
+  const float bias[] = {0, 1, 2, 3, 4, 10, 11, 12, 13, 14};
+  const RelativeBias relative{bias, 2};
+  EXPECT_EQ(relative(1.0f, 0, 0, 7, 7), 3.0f);
+  EXPECT_EQ(relative(1.0f, 0, 1, 7, 6), 14.0f);
+  EXPECT_EQ(relative(1.0f, 0, 1, 7, 5), 15.0f);
+  EXPECT_EQ(relative(1.0f, 0, 1, 7, 0), 15.0f);
+  EXPECT_EQ(relative(1.0f, 0, 1, 7, 8), 12.0f);
+  EXPECT_EQ(relative(1.0f, 0, 1, 3, 9), 11.0f);
+  EXPECT_NEAR((SoftCap{2.0f}(3.0f, 0, 0, 0, 0)), 1.8102965f, 1e-6f);  // 2 tanh 1.5
+  EXPECT_EQ((Then(SoftCap{1.0f}, Alibi{slopes})(100.0f, 0, 0, 4, 0)), -1.0f);
+
+  EXPECT_TRUE((CausalMask{}(0, 0, 5, 5)));
+  EXPECT_FALSE((CausalMask{}(0, 0, 5, 6)));
+  const WindowMask window{3};
+  EXPECT_TRUE(window(0, 0, 5, 5) && window(0, 0, 5, 3));
+  EXPECT_FALSE(window(0, 0, 5, 2) || window(0, 0, 5, 6));
+  const int32_t prefix[] = {4, 0};
+  const PrefixLmMask lm{prefix};
+  EXPECT_TRUE(lm(0, 0, 1, 3) && lm(0, 0, 6, 5) && lm(0, 0, 6, 0));
+  EXPECT_FALSE(lm(0, 0, 1, 4) || lm(0, 0, 6, 7) || lm(1, 0, 1, 3));
+  const int32_t document[] = {0, 0, 1, 1, 5, 5, 5, 6};
+  const int64_t begin[] = {0, 4};
+  const DocumentMask documents{document, begin};
+  EXPECT_TRUE(documents(0, 0, 3, 2) && documents(1, 0, 2, 0));
+  EXPECT_FALSE(documents(0, 0, 2, 1) || documents(1, 0, 3, 2));
+  EXPECT_TRUE((DocumentMask{document, nullptr}(1, 0, 1, 0)));
+  EXPECT_TRUE(And(window, documents)(0, 0, 3, 2) && Or(window, documents)(0, 0, 2, 1));
+  EXPECT_FALSE(And(window, documents)(0, 0, 2, 1) || Or(window, documents)(1, 0, 3, 0));
+
+  const auto lambda = [](int, int, int64_t, int64_t) { return true; };
+  static_assert(decltype(FlexMask(lm))::kSeesFuture && decltype(FlexMask(And(window, lm)))::kSeesFuture &&
+                decltype(FlexMask(Or(lm, window)))::kSeesFuture);
+  static_assert(!decltype(FlexMask(window))::kSeesFuture && !decltype(FlexMask(documents))::kSeesFuture &&
+                !decltype(FlexMask(lambda))::kSeesFuture);
+  static_assert(decltype(FlexMask(lambda))::kPerHead && decltype(FlexMask(And(window, lambda)))::kPerHead &&
+                !decltype(FlexMask(Or(window, lm)))::kPerHead);
+  static_assert(IdentityMod::kIsIdentity && !SoftCapMod::kIsIdentity && !SoftCapMod::kHasMask);
+}
+
 TEST(AlibiSlopes, AreThoseOfThePaper) {
   for (int h = 0; h < 8; ++h) EXPECT_FLOAT_EQ(AlibiSlope(h, 8), std::pow(2.0f, -static_cast<float>(h + 1)));
   // 12 heads: 8 of them, then every second one of 16.
