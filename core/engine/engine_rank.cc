@@ -28,7 +28,8 @@ uint64_t HashConfig(const ModelConfig& c) {
                           int64_t{c.post_norms}}) {
     w.Put(n);
   }
-  for (const float x : {c.norm_eps, c.norm_offset, c.embedding_scale, c.query_scalar, c.attention_softcap, c.final_softcap}) {
+  for (const float x : {c.norm_eps, c.norm_offset, c.embedding_scale, c.query_scalar, c.attention_softcap,
+                        c.final_softcap}) {
     w.Put(x);
   }
   w.Put(c.family);
