@@ -1,6 +1,7 @@
 // Prefill attention: the rows of chunks of prompts against all earlier tokens of their sequences, causal, over the
 // paged cache (the chunk's own K and V are appended before). Keys are walked in blocks whose borders depend on
-// positions alone, so a row's bits don't depend on how the prompt was cut into chunks, nor on threads.
+// positions alone, so a row's bits don't depend on how the prompt was cut into chunks, nor on threads. (A Mod whose mask
+// sees the future lets rows see the later ones of their chunk, too.)
 #pragma once
 
 #include <cstdint>

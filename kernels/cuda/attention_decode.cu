@@ -1,236 +1,14 @@
-// The plain kernel (any group, page size, width and dtype; small groups are bound by memory without tensor cores), the merge of
-// chunks, and the launcher that chooses between it and attention_decode_mma.cu.
-//
-// Plain: a thread takes a slot of the chunk and all channels of its K (lanes side by side over slots read whole lines of a K
-// word's row); the chunk's scores of all heads stay in shared memory, one maximum and one sum per head; then a thread takes four
-// channels and every n-th word of V, and the threads' sums meet in order.
+// How decode attention is cut, the merge of chunks, and plain attention as it is called without a Mod. The kernels are in
+// attention_decode_plain.cuh and attention_decode_mma.cuh.
 #include "kernels/cuda/attention_decode.h"
 
-#include "kernels/cuda/decode_list.cuh"
+#include "kernels/cuda/flex_attention.cuh"
 
 namespace quire::cuda {
+
+extern template Status LaunchTensorDecode<IdentityMod>(Stream, const ModDecodeArgs<IdentityMod>&);  // attention_decode_mma.cu
+
 namespace {
-
-constexpr int kPlainThreads = 128;
-constexpr int kMostPlainHeads = 4;
-
-// kHeads: of the query group, by one block. kVec: channels of V a thread loads at once; v_dim is a multiple.
-template <typename T, int kHeads, int kVec>
-struct PlainDecodeKernel {
-  using Params = DecodeArgs;
-  static constexpr const char* kName = "decode_plain";
-  static constexpr int kMaxThreads = kPlainThreads;
-  static constexpr int kMinBlocks = 4;
-  static constexpr int kWord = 4 / static_cast<int>(sizeof(T));
-
-  struct Shared {
-    float* q;        // [k_dim][kHeads], times scale and log2 e
-    float* p;        // [kHeads][chunk_slots] scores, then weights
-    float* partial;  // [threads][kHeads][kVec]
-    float* stats;    // [kHeads][2] maximum and sum
-    int* ids;        // [pages of the chunk] −1: nothing to read
-    int* start;      // [..] position of its first slot
-  };
-  static constexpr size_t Bytes(const PageFormat& f, int chunk_slots, int page_slots) {
-    return sizeof(float) * static_cast<size_t>(f.k_dim * kHeads + kHeads * chunk_slots + kPlainThreads * kHeads * kVec +
-                                               kHeads * 2 + 2 * (chunk_slots / page_slots + 2));
-  }
-  QUIRE_DEVICE static Shared Place(const DecodeArgs& a) {
-    Shared s;
-    s.partial = reinterpret_cast<float*>(simt::SharedBytes());
-    s.q = s.partial + kPlainThreads * kHeads * kVec;
-    s.p = s.q + a.p.table.format.k_dim * kHeads;
-    s.stats = s.p + kHeads * a.c.chunk_slots;
-    s.ids = reinterpret_cast<int*>(s.stats + kHeads * 2);
-    s.start = s.ids + a.c.chunk_slots / a.page_slots + 2;
-    return s;
-  }
-
-  // Of the chunk's page e (0 is its first).
-  QUIRE_DEVICE static bool Visible(const DecodeArgs& a, const Shared& s, const PageList& list, const ListChunk& c, int e, int slot) {
-    const int pos = s.start[e] + slot;
-    if (s.ids[e] < 0 || slot >= a.p.table.format.page_size || pos < list.first_pos || pos >= list.length) return false;
-    if (list.mask == nullptr) return true;
-    return (list.mask[int64_t{c.first_entry + e} * list.mask_words + slot / 64] >> (slot % 64) & 1) != 0;
-  }
-  QUIRE_DEVICE static bool WholePage(const DecodeArgs& a, const Shared& s, const PageList& list, int e) {
-    const int size = a.p.table.format.page_size;
-    return s.start[e] >= list.first_pos && s.start[e] + size <= list.length && list.mask == nullptr && size == a.page_slots;
-  }
-
-  QUIRE_DEVICE static void Scores(const DecodeArgs& a, const Shared& s, const PageList& list, const ListChunk& c, int kv_head) {
-    const PageFormat& f = a.p.table.format;
-    const T* base = static_cast<const T*>(a.p.pages.k) + kv_head * f.k_head_stride;
-    const int n = c.end - c.begin, words = f.k_dim / kWord;
-    const int64_t step = int64_t{f.page_size} * kWord;
-    for (int i = simt::ThreadIndex(); i < n; i += kPlainThreads) {
-      const int e = PageOfSlot(a, c.offset + i), slot = c.offset + i - e * a.page_slots;
-      float sum[kHeads];
-      if (Visible(a, s, list, c, e, slot)) {
-        const T* k = base + s.ids[e] * f.k_page_stride + slot * kWord;
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) sum[h] = 0;
-#pragma unroll 8
-        for (int w = 0; w < words; ++w) {
-          const uint32_t word = simt::LoadStreaming<uint32_t>(k + w * step);
-          if constexpr (kWord == 1) {
-#pragma unroll
-            for (int h = 0; h < kHeads; ++h) sum[h] = simt::Fma(s.q[w * kHeads + h], simt::BitsFloat(word), sum[h]);
-          } else {
-            const float low = simt::LowFloat<T>(word), high = simt::HighFloat<T>(word);
-            const float* q = s.q + w * 2 * kHeads;
-#pragma unroll
-            for (int h = 0; h < kHeads; ++h) sum[h] = simt::Fma(q[kHeads + h], high, simt::Fma(q[h], low, sum[h]));
-          }
-        }
-      } else {
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) sum[h] = MinusInfinity();
-      }
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) s.p[h * a.c.chunk_slots + i] = sum[h];
-    }
-  }
-
-  // Scores become weights; a warp a head. A NaN score does not become the maximum, its weight is NaN.
-  QUIRE_DEVICE static void Weights(const DecodeArgs& a, const Shared& s, int n) {
-    for (int h = simt::Warp(); h < kHeads; h += kPlainThreads / simt::kWarpSize) {
-      float* p = s.p + h * a.c.chunk_slots;
-      float max = MinusInfinity();
-      for (int i = simt::Lane(); i < n; i += simt::kWarpSize) max = p[i] > max ? p[i] : max;
-      max = simt::WarpMax(max);
-      float sum = 0;
-      for (int i = simt::Lane(); i < n; i += simt::kWarpSize) {
-        const float x = p[i];
-        const float weight = x == MinusInfinity() ? 0.0f : simt::Exp2(x - max);
-        p[i] = weight;
-        sum += weight;
-      }
-      sum = simt::WarpSum(sum);
-      if (simt::Lane() == 0) {
-        s.stats[2 * h] = max;
-        s.stats[2 * h + 1] = sum;
-      }
-    }
-  }
-
-  // Sums of this thread's words of V over its kVec channels from `channel` on.
-  QUIRE_DEVICE static void Values(const DecodeArgs& a, const Shared& s, const PageList& list, const ListChunk& c, int kv_head,
-                                  int channel, int part, int parts, float (&acc)[kHeads][kVec]) {
-    const PageFormat& f = a.p.table.format;
-    const T* base = static_cast<const T*>(a.p.pages.v) + kv_head * f.v_head_stride;
-    const int words = (c.end - c.begin) / kWord;
-#pragma unroll 4
-    for (int w = part; w < words; w += parts) {
-      const int i = w * kWord;
-      const int e = PageOfSlot(a, c.offset + i), slot = c.offset + i - e * a.page_slots;
-      if (s.ids[e] < 0) continue;
-      const T* v = base + s.ids[e] * f.v_page_stride + (int64_t{slot / kWord} * f.v_dim + channel) * kWord;
-      uint32_t x[kVec];
-      if constexpr (kVec == 4) {
-        const simt::U32x4 load = simt::LoadStreaming<simt::U32x4>(v);
-        x[0] = load.x, x[1] = load.y, x[2] = load.z, x[3] = load.w;
-      } else {
-        x[0] = simt::LoadStreaming<uint32_t>(v);
-      }
-      // What does not count may be anything: 0 · NaN would leak.
-      uint32_t keep = 0xffffffffu;
-      if (!WholePage(a, s, list, e)) {
-        keep = Visible(a, s, list, c, e, slot) ? (kWord == 1 ? 0xffffffffu : 0xffffu) : 0u;
-        if (kWord == 2 && Visible(a, s, list, c, e, slot + 1)) keep |= 0xffff0000u;
-      }
-#pragma unroll
-      for (int j = 0; j < kVec; ++j) {
-        const uint32_t word = x[j] & keep;
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) {
-          const float* p = s.p + h * a.c.chunk_slots + i;
-          if constexpr (kWord == 1) {
-            acc[h][j] = simt::Fma(p[0], simt::BitsFloat(word), acc[h][j]);
-          } else {
-            acc[h][j] = simt::Fma(p[1], simt::HighFloat<T>(word), simt::Fma(p[0], simt::LowFloat<T>(word), acc[h][j]));
-          }
-        }
-      }
-    }
-  }
-
-  QUIRE_DEVICE static void Run(const DecodeArgs& a) {
-    const AttentionDecodeParams& p = a.p;
-    const PageFormat& f = p.table.format;
-    const int chunk = simt::BlockX(), kv_head = simt::BlockY() / a.c.passes, row = simt::BlockZ();
-    const int group = p.q_heads / f.kv_heads, first_head = simt::BlockY() % a.c.passes * kHeads;
-    const PageList list = ListOf(a, row, kv_head);
-    const ListChunk c = ChunkOf(a, list, chunk);
-    if (list.count > a.most_pages) {
-      if (chunk == 0) RefuseRow(a, row, kv_head * group + first_head, first_head + kHeads < group ? kHeads : group - first_head);
-      return;
-    }
-    if (chunk >= c.chunks && !a.c.direct) return;
-    const Shared s = Place(a);
-    const int n = list.count == 0 ? 0 : c.end - c.begin;
-    const float* q = p.q + row * p.q_stride + (int64_t{kv_head} * group + first_head) * f.k_dim;
-    for (int i = simt::ThreadIndex(); i < kHeads * f.k_dim; i += kPlainThreads) {
-      const int h = i / f.k_dim, channel = i % f.k_dim;
-      s.q[channel * kHeads + h] = first_head + h < group ? q[i] * (p.scale * kLog2E) : 0.0f;
-    }
-    const int entries = n == 0 ? 0 : PageOfSlot(a, c.offset + n - 1) + 1;
-    for (int e = simt::ThreadIndex(); e < entries; e += kPlainThreads) {
-      const int page = list.Page(c.first_entry + e);
-      s.ids[e] = list.ids[page];
-      s.start[e] = page * f.page_size;
-    }
-    simt::SyncThreads();
-    if (n > 0) Scores(a, s, list, c, kv_head);
-    simt::SyncThreads();
-    Weights(a, s, n);
-    simt::SyncThreads();
-
-    float* record = a.c.direct ? nullptr : RecordOf(a, row, kv_head, chunk) + first_head * 2;
-    float* sums = a.c.direct ? nullptr : RecordOf(a, row, kv_head, chunk) + group * 2 + first_head * f.v_dim;
-    for (int base = 0; base < f.v_dim; base += kPlainThreads * kVec) {
-      const int width = f.v_dim - base < kPlainThreads * kVec ? f.v_dim - base : kPlainThreads * kVec;
-      const int columns = width / kVec, parts = kPlainThreads / columns;
-      const int part = simt::ThreadIndex() / columns, column = simt::ThreadIndex() % columns;
-      float acc[kHeads][kVec];
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-#pragma unroll
-        for (int j = 0; j < kVec; ++j) acc[h][j] = 0;
-      }
-      if (part < parts && n > 0) Values(a, s, list, c, kv_head, base + column * kVec, part, parts, acc);
-      if (base > 0) simt::SyncThreads();
-      if (part < parts) {
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) {
-#pragma unroll
-          for (int j = 0; j < kVec; ++j) s.partial[(part * kHeads + h) * width + column * kVec + j] = acc[h][j];
-        }
-      }
-      simt::SyncThreads();
-      for (int i = simt::ThreadIndex(); i < kHeads * width; i += kPlainThreads) {
-        const int h = i / width, channel = base + i % width;
-        if (first_head + h >= group) break;
-        float sum = 0;
-        for (int r = 0; r < parts; ++r) sum += s.partial[r * kHeads * width + i];
-        if (a.c.direct) {
-          WriteOut(a, row, kv_head * group + first_head + h, channel, sum, s.stats[2 * h + 1]);
-        } else {
-          sums[h * f.v_dim + channel] = sum;
-        }
-      }
-    }
-    const int h = simt::ThreadIndex();
-    if (h < kHeads && first_head + h < group) {
-      if (a.c.direct) {
-        WriteLse(a, row, kv_head * group + first_head + h, s.stats[2 * h], s.stats[2 * h + 1]);
-      } else {
-        record[2 * h] = s.stats[2 * h];
-        record[2 * h + 1] = s.stats[2 * h + 1];
-      }
-    }
-  }
-};
 
 // Chunks of a (row, head) into one, in order.
 struct MergeDecodeKernel {
@@ -297,27 +75,6 @@ struct MergeDecodeKernel {
   }
 };
 
-template <typename T, int kHeads, int kVec>
-Status LaunchPlain(Stream stream, const DecodeArgs& a) {
-  simt::LaunchShape shape;
-  shape.grid_x = a.c.parts;
-  shape.grid_y = a.p.table.format.kv_heads * a.c.passes;
-  shape.grid_z = a.p.rows;
-  shape.threads = a.c.threads;
-  shape.shared_bytes = a.c.shared_bytes;
-  return simt::Launch<PlainDecodeKernel<T, kHeads, kVec>>(shape, stream, a);
-}
-
-template <typename T>
-Status LaunchPlainHeads(Stream stream, const DecodeArgs& a) {
-  if (a.p.table.format.v_dim % 4 != 0) return LaunchPlain<T, kMostPlainHeads, 1>(stream, a);
-  switch (a.c.heads_per_pass) {
-    case 1: return LaunchPlain<T, 1, 4>(stream, a);
-    case 2: return LaunchPlain<T, 2, 4>(stream, a);
-    default: return LaunchPlain<T, kMostPlainHeads, 4>(stream, a);
-  }
-}
-
 // The layouts differ in the number of heads and channels alone.
 size_t PlainShared(const PageFormat& f, int heads, int chunk_slots, int page_slots) {
   if (f.v_dim % 4 != 0) return PlainDecodeKernel<float, kMostPlainHeads, 1>::Bytes(f, chunk_slots, page_slots);
@@ -328,7 +85,15 @@ size_t PlainShared(const PageFormat& f, int heads, int chunk_slots, int page_slo
   }
 }
 
+bool DecodeDimFits(const PageFormat& f) {
+  return f.k_dim == f.v_dim && (f.k_dim == 64 || f.k_dim == 96 || f.k_dim == 128 || f.k_dim == 256);
+}
+
 }  // namespace
+
+bool TensorDecodeFits(const PageFormat& f, int group) {
+  return group >= 4 && DecodeDimFits(f) && f.page_size % 8 == 0 && (f.dtype == DType::kBF16 || f.dtype == DType::kF16);
+}
 
 AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_heads, int most_pages) {
   AttentionDecodeConfig c;
@@ -368,7 +133,7 @@ size_t AttentionDecodeWorkspace(const AttentionDecodeParams& p, int most_pages) 
   return sizeof(float) * static_cast<size_t>(records + lse);
 }
 
-Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_pages, void* workspace) {
+Status MakeDecodeArgs(const AttentionDecodeParams& p, int most_pages, void* workspace, DecodeArgs* args) {
   const PageFormat& f = p.table.format;
   if (p.q_heads % f.kv_heads != 0) {
     return Internal("decode attention: " + std::to_string(p.q_heads) + " query heads on " + std::to_string(f.kv_heads) + " KV heads");
@@ -378,7 +143,7 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
     return InvalidArgument("decode attention: pages of " + std::to_string(f.page_size) + " tokens; the GPU takes at most " +
                            std::to_string(kMostPageSize));
   }
-  DecodeArgs a;
+  DecodeArgs& a = *args;
   a.p = p;
   a.p.selection = nullptr;
   a.selected = p.selection != nullptr;
@@ -392,18 +157,22 @@ Status AttentionDecode(Stream stream, const AttentionDecodeParams& p, int most_p
   if (p.mass != nullptr && p.lse == nullptr) {
     a.lse = a.records + (a.c.direct ? 0 : int64_t{p.rows} * f.kv_heads * a.c.parts * a.c.record_floats);
   }
-  RETURN_IF_ERROR(a.c.tensor_cores
-                      ? LaunchTensorDecode(stream, a)
-                      : VisitFloatDType(f.dtype, [&](auto t) { return LaunchPlainHeads<decltype(t)>(stream, a); }));
-  if (!a.c.direct) {
-    simt::LaunchShape shape;
-    shape.grid_x = p.q_heads;
-    shape.grid_y = p.rows;
-    shape.threads = MergeDecodeKernel::kMaxThreads;
-    shape.shared_bytes = sizeof(MergeDecodeKernel::Layout);
-    RETURN_IF_ERROR(simt::Launch<MergeDecodeKernel>(shape, stream, a));
-  }
-  return p.mass == nullptr ? OkStatus() : LaunchDecodeMass(stream, a);
+  return OkStatus();
+}
+
+Status LaunchDecodeMerge(Stream stream, const DecodeArgs& a) {
+  simt::LaunchShape shape;
+  shape.grid_x = a.p.q_heads;
+  shape.grid_y = a.p.rows;
+  shape.threads = MergeDecodeKernel::kMaxThreads;
+  shape.shared_bytes = sizeof(MergeDecodeKernel::Layout);
+  return simt::Launch<MergeDecodeKernel>(shape, stream, a);
+}
+
+template Status AttentionDecode<IdentityMod>(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*);
+
+Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace) {
+  return AttentionDecode(stream, params, most_pages, IdentityMod{}, workspace);
 }
 
 }  // namespace quire::cuda

@@ -59,5 +59,9 @@ size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params, int most_pa
 // with more comes back as NaN. workspace: AttentionDecodeWorkspace bytes of device memory, 16-byte aligned.
 // Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size; attention mass reads the k_dim once more.
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace);
+// With a Mod (kernels/mods.h), whose functors are device functions and what they point to device memory. Compiled for
+// IdentityMod and SoftCapMod; for others include kernels/cuda/flex_attention.cuh where nvcc compiles.
+template <class Mod>
+Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, const Mod& mod, void* workspace);
 
 }  // namespace quire::cuda

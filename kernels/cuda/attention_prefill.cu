@@ -1,161 +1,18 @@
-// The plain kernel (any page size, width and dtype, f32 throughout) and the launcher that chooses between it and
-// attention_prefill_mma.cu.
-//
-// Plain: a warp takes four (token, head) pairs and walks the keys alone. A lane takes one key of a block and all
-// channels of its K (lanes side by side over slots read whole lines of a K word's row), then a channel of V and all
-// keys of the block. Results grow in shared memory; what a row doesn't see never touches it, whatever it holds.
+// How prefill attention is cut, and plain attention as it is called without a Mod. The kernels are in
+// attention_prefill_plain.cuh and attention_prefill_mma.cuh.
 #include "kernels/cuda/attention_prefill.h"
-#include "kernels/cuda/prefill_tile.cuh"
+
+#include "kernels/cuda/flex_attention.cuh"
 
 namespace quire::cuda {
-namespace {
 
-constexpr int kWarps = 4;
-constexpr int kWarpRows = 4;
+extern template Status LaunchTensorPrefill<IdentityMod>(  // attention_prefill_mma.cu
+    Stream, const simt::LaunchShape&, const ModPrefillArgs<IdentityMod>&);
 
-template <typename T>
-struct PlainPrefillKernel {
-  using Params = PrefillArgs;
-  static constexpr const char* kName = "prefill_plain";
-  static constexpr int kMaxThreads = kWarps * simt::kWarpSize;
-  static constexpr int kMinBlocks = 4;
-  static constexpr int kWord = 4 / static_cast<int>(sizeof(T));
-
-  // Of one warp, each [..][kWarpRows]: queries by channel, results by channel, weights by key; and where each key's V
-  // lies.
-  struct Shared {
-    simt::F32x4* q;
-    simt::F32x4* out;
-    simt::F32x4* weights;
-    int64_t* at;  // −1: nobody sees it
-  };
-  static constexpr size_t WarpBytes(const PageFormat& f) {
-    return sizeof(simt::F32x4) * static_cast<size_t>(f.k_dim + f.v_dim + kKeyBlock) + sizeof(int64_t) * kKeyBlock;
-  }
-  QUIRE_DEVICE static Shared Place(const PrefillArgs& a) {
-    const PageFormat& f = a.p.table.format;
-    Shared s;
-    s.q = reinterpret_cast<simt::F32x4*>(simt::SharedBytes() + WarpBytes(f) * simt::Warp());
-    s.out = s.q + f.k_dim;
-    s.weights = s.out + f.v_dim;
-    s.at = reinterpret_cast<int64_t*>(s.weights + kKeyBlock);
-    return s;
-  }
-
-  // Products of the warp's queries with the K at `k`.
-  QUIRE_DEVICE static void Scores(const PageFormat& f, const simt::F32x4* q, const T* k, float (&sum)[kWarpRows]) {
-    const int64_t step = int64_t{f.page_size} * kWord;
-    const auto add = [&](const simt::F32x4& x, float y) {
-      sum[0] = simt::Fma(x.x, y, sum[0]);
-      sum[1] = simt::Fma(x.y, y, sum[1]);
-      sum[2] = simt::Fma(x.z, y, sum[2]);
-      sum[3] = simt::Fma(x.w, y, sum[3]);
-    };
-    sum[0] = sum[1] = sum[2] = sum[3] = 0;
-#pragma unroll 4
-    for (int w = 0; w < f.k_dim / kWord; ++w) {
-      const uint32_t word = simt::LoadReadOnly<uint32_t>(k + w * step);
-      if constexpr (kWord == 1) {
-        add(q[w], simt::BitsFloat(word));
-      } else {
-        add(q[2 * w], simt::LowFloat<T>(word));
-        add(q[2 * w + 1], simt::HighFloat<T>(word));
-      }
-    }
-  }
-
-  QUIRE_DEVICE static void Run(const PrefillArgs& a) {
-    const AttentionPrefillParams& p = a.p;
-    const PageFormat& f = p.table.format;
-    const int kv_head = simt::BlockY(), lane = simt::Lane(), first = simt::Warp() * kWarpRows;
-    const PrefillTile tile = FindTile(a);
-    if (tile.count == 0) return;
-    if (tile.chunk.seq < 0) return WriteNothing(a, tile, kv_head);
-    if (first >= tile.count) return;
-    const int rows = tile.count - first < kWarpRows ? tile.count - first : kWarpRows;
-    const Shared s = Place(a);
-
-    for (int c = lane; c < f.k_dim; c += simt::kWarpSize) {
-      float x[kWarpRows];
-#pragma unroll
-      for (int r = 0; r < kWarpRows; ++r) {
-        x[r] = r < rows ? QueryOf(a, tile, kv_head, first + r)[c] * (p.scale * kLog2E) : 0.0f;
-      }
-      s.q[c] = {x[0], x[1], x[2], x[3]};
-    }
-    for (int c = lane; c < f.v_dim; c += simt::kWarpSize) s.out[c] = {0, 0, 0, 0};
-    simt::SyncWarp();
-
-    int position[kWarpRows];
-    float max[kWarpRows], shrink[kWarpRows];
-    float sum[kWarpRows];  // of this lane's keys
-#pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) {
-      position[r] = PositionOf(a, tile, first + (r < rows ? r : rows - 1));
-      max[r] = MinusInfinity();
-      sum[r] = 0;
-    }
-    const int low = FirstVisible(a, position[0]), end = position[kWarpRows - 1] + 1;
-    const int32_t* ids = p.table.page_ids + p.table.page_begin[tile.chunk.seq];
-    for (int start = low / kKeyBlock * kKeyBlock; start < end; start += kKeyBlock) {
-      const KeyBlock block = KeysAt(a, ids, start, end);
-      int slot;
-      const int key = start + lane, page = PageOf(a, block, lane, &slot);
-      const bool seen = page >= 0 && key >= low;
-      float x[kWarpRows];
-      if (seen) {
-        const T* k = static_cast<const T*>(p.pages.k) + page * f.k_page_stride + kv_head * f.k_head_stride;
-        Scores(f, s.q, k + f.KOffset(slot, 0), x);
-      }
-#pragma unroll
-      for (int r = 0; r < kWarpRows; ++r) {
-        if (!seen || key > position[r] || key < FirstVisible(a, position[r])) x[r] = MinusInfinity();
-        // A NaN score does not become the maximum, its weight is NaN.
-        const float most = simt::WarpMax(x[r]);
-        shrink[r] = 1;
-        if (most > max[r]) {
-          shrink[r] = max[r] == MinusInfinity() ? 0.0f : simt::Exp2(max[r] - most);
-          max[r] = most;
-        }
-        x[r] = x[r] == MinusInfinity() ? 0.0f : simt::Exp2(x[r] - max[r]);
-        sum[r] = simt::Fma(sum[r], shrink[r], x[r]);
-      }
-      s.weights[lane] = {x[0], x[1], x[2], x[3]};
-      s.at[lane] = seen ? page * f.v_page_stride + kv_head * f.v_head_stride + f.VOffset(slot, 0) : -1;
-      simt::SyncWarp();
-      for (int c = lane; c < f.v_dim; c += simt::kWarpSize) {
-        simt::F32x4 out = s.out[c];
-        out = {out.x * shrink[0], out.y * shrink[1], out.z * shrink[2], out.w * shrink[3]};
-        for (int i = 0; i < kKeyBlock; ++i) {
-          if (s.at[i] < 0) continue;
-          const float v =
-              simt::ToFloat(simt::LoadReadOnly<T>(static_cast<const T*>(p.pages.v) + s.at[i] + int64_t{c} * kWord));
-          const simt::F32x4 w = s.weights[i];
-          // What weighs nothing may be anything: 0 · NaN would leak.
-          out.x = simt::Fma(w.x, w.x == 0 ? 0.0f : v, out.x);
-          out.y = simt::Fma(w.y, w.y == 0 ? 0.0f : v, out.y);
-          out.z = simt::Fma(w.z, w.z == 0 ? 0.0f : v, out.z);
-          out.w = simt::Fma(w.w, w.w == 0 ? 0.0f : v, out.w);
-        }
-        s.out[c] = out;
-      }
-      simt::SyncWarp();
-    }
-
-#pragma unroll
-    for (int r = 0; r < kWarpRows; ++r) {
-      if (r >= rows) break;
-      const float total = simt::WarpSum(sum[r]);
-      const float share = total == 0 ? 0.0f : 1.0f / total;
-      float* out = OutOf(a, tile, kv_head, first + r);
-      for (int c = lane; c < f.v_dim; c += simt::kWarpSize)
-        out[c] = reinterpret_cast<const float*>(&s.out[c])[r] * share;
-      if (lane == 0) WriteLse(a, tile, kv_head, first + r, max[r], total);
-    }
-  }
-};
-
-}  // namespace
+bool TensorPrefillFits(const PageFormat& f) {
+  const bool dim = f.k_dim == f.v_dim && (f.k_dim == 64 || f.k_dim == 96 || f.k_dim == 128 || f.k_dim == 256);
+  return dim && f.page_size % 8 == 0 && (f.dtype == DType::kBF16 || f.dtype == DType::kF16);
+}
 
 AttentionPrefillConfig AttentionPrefillConfig::For(const PageFormat& f) {
   AttentionPrefillConfig c;
@@ -163,9 +20,10 @@ AttentionPrefillConfig AttentionPrefillConfig::For(const PageFormat& f) {
     TensorPrefillConfig(f, &c);
     return c;
   }
-  c.tile_rows = kWarps * kWarpRows;
-  c.threads = kWarps * simt::kWarpSize;
-  c.shared_bytes = kWarps * PlainPrefillKernel<float>::WarpBytes(f);
+  using Plain = PlainPrefillKernel<float>;
+  c.tile_rows = Plain::kWarps * Plain::kWarpRows;
+  c.threads = Plain::kMaxThreads;
+  c.shared_bytes = Plain::kWarps * Plain::WarpBytes(f);
   return c;
 }
 
@@ -174,7 +32,8 @@ std::string AttentionPrefillConfig::ToString() const {
          std::to_string(threads) + " threads, " + std::to_string(shared_bytes) + " B shared";
 }
 
-Status AttentionPrefill(Stream stream, const AttentionPrefillParams& p, int64_t most_rows) {
+Status MakePrefillArgs(const AttentionPrefillParams& p, int64_t most_rows, PrefillArgs* args,
+                       simt::LaunchShape* shape) {
   const PageFormat& f = p.table.format;
   if (p.q_heads % f.kv_heads != 0) {
     return Internal("prefill attention: " + std::to_string(p.q_heads) + " query heads on " +
@@ -185,7 +44,7 @@ Status AttentionPrefill(Stream stream, const AttentionPrefillParams& p, int64_t 
     return InvalidArgument("prefill attention: pages of " + std::to_string(f.page_size) +
                            " tokens; the GPU takes at most " + std::to_string(kMostPageSize));
   }
-  PrefillArgs a;
+  PrefillArgs& a = *args;
   a.p = p;
   a.c = AttentionPrefillConfig::For(f);
   a.group = p.q_heads / f.kv_heads;
@@ -196,15 +55,17 @@ Status AttentionPrefill(Stream stream, const AttentionPrefillParams& p, int64_t 
                            std::to_string(f.v_dim) + " channels a head need " + std::to_string(a.c.shared_bytes) +
                            " B of shared memory; the GPU's kernel has " + std::to_string(kMostShared));
   }
-  if (p.num_chunks == 0) return OkStatus();
-  simt::LaunchShape shape;
-  shape.grid_x = a.c.Tiles(most_rows, p.num_chunks, a.group);
-  shape.grid_y = f.kv_heads;
-  shape.threads = a.c.threads;
-  shape.shared_bytes = a.c.shared_bytes;
-  if (a.c.tensor_cores) return LaunchTensorPrefill(stream, shape, a);
-  return VisitFloatDType(f.dtype,
-                         [&](auto t) { return simt::Launch<PlainPrefillKernel<decltype(t)>>(shape, stream, a); });
+  shape->grid_x = a.c.Tiles(most_rows, p.num_chunks, a.group);
+  shape->grid_y = f.kv_heads;
+  shape->threads = a.c.threads;
+  shape->shared_bytes = a.c.shared_bytes;
+  return OkStatus();
+}
+
+template Status AttentionPrefill<IdentityMod>(Stream, const AttentionPrefillParams&, int64_t, const IdentityMod&);
+
+Status AttentionPrefill(Stream stream, const AttentionPrefillParams& params, int64_t most_rows) {
+  return AttentionPrefill(stream, params, most_rows, IdentityMod{});
 }
 
 }  // namespace quire::cuda

@@ -42,5 +42,8 @@ struct AttentionPrefillConfig {
 // FLOPs: 2 · (k_dim + v_dim) for each visible (row, head, key) and up to 32 keys a row more. Bytes: K and V once per
 // tile.
 Status AttentionPrefill(Stream stream, const AttentionPrefillParams& params, int64_t most_rows);
+// With a Mod: as AttentionDecode's. Key blocks that its mask leaves nothing of are skipped.
+template <class Mod>
+Status AttentionPrefill(Stream stream, const AttentionPrefillParams& params, int64_t most_rows, const Mod& mod);
 
 }  // namespace quire::cuda

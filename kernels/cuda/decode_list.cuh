@@ -19,6 +19,12 @@ struct DecodeArgs {
   float* lse = nullptr;      // [rows][q_heads], nullable
 };
 
+// What a kernel with a Mod takes.
+template <class Mod>
+struct ModDecodeArgs : DecodeArgs {
+  Mod mod;
+};
+
 // x / page_slots; exact while x * page_slots < 2^32, which the launcher sees to.
 QUIRE_DEVICE int PageOfSlot(const DecodeArgs& a, int x) { return DivideByMagic(x, a.page_magic); }
 
@@ -136,12 +142,23 @@ QUIRE_DEVICE void RefuseRow(const DecodeArgs& a, int row, int head, int heads) {
   for (int h = simt::ThreadIndex(); h < heads; h += simt::BlockThreads()) WriteLse(a, row, head + h, QuietNan(), 1.0f);
 }
 
-// attention_decode_mma.cu: tensor cores.
-bool TensorDecodeFits(const PageFormat& format, int group);
-void TensorDecodeConfig(const PageFormat& format, int group, AttentionDecodeConfig* config);
-Status LaunchTensorDecode(Stream stream, const DecodeArgs& args);
+// What the mask leaves of one page for heads [first_head, first_head + heads): of its keys that the row sees.
+template <class Mod>
+QUIRE_DEVICE MaskState PageState(const ModDecodeArgs<Mod>& a, const PageList& list, int seq, int first_head, int heads, int page) {
+  if constexpr (Mod::kHasMask) {
+    const int64_t begin = int64_t{page} * a.p.table.format.page_size, end = begin + a.p.table.format.page_size;
+    const int64_t first = begin > list.first_pos ? begin : list.first_pos, stop = end < list.length ? end : list.length;
+    if (first >= stop) return MaskState::kMasked;
+    return a.mod.State(seq, first_head, heads, {list.length - 1, list.length, first, stop});
+  } else {
+    return MaskState::kOpen;
+  }
+}
 
-// attention_mass.cu: attention mass per page, once args.lse is there.
-Status LaunchDecodeMass(Stream stream, const DecodeArgs& args);
+// attention_decode.cu: when tensor cores are used, and how much they take; the merge of chunks.
+bool TensorDecodeFits(const PageFormat& format, int group);
+Status LaunchDecodeMerge(Stream stream, const DecodeArgs& args);
+// Fills all but the Mod; workspace as in AttentionDecode.
+Status MakeDecodeArgs(const AttentionDecodeParams& params, int most_pages, void* workspace, DecodeArgs* args);
 
 }  // namespace quire::cuda

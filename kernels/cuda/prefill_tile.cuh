@@ -14,6 +14,12 @@ struct PrefillArgs {
   uint32_t page_magic = 0;  // DivisionMagic(page_size)
 };
 
+// What a kernel with a Mod takes.
+template <class Mod>
+struct ModPrefillArgs : PrefillArgs {
+  Mod mod;
+};
+
 inline constexpr int kKeyBlock = AttentionPrefillConfig::kKeyBlock;
 
 // Pairs [first, first + count) of a chunk; pair i is token i / group, head i % group of the KV head's group.
@@ -51,7 +57,12 @@ QUIRE_DEVICE PrefillTile FindTile(const PrefillArgs& a) {
 QUIRE_DEVICE int PositionOf(const PrefillArgs& a, const PrefillTile& tile, int i) {
   return tile.chunk.start_pos + (tile.first + i) / a.group;
 }
-// First key that a row at this position sees; the last is its own position.
+// The position after the last key that a pair of the tile sees: its own is the last, but for masks taken at their word.
+template <class Mod>
+QUIRE_DEVICE int EndOf(const ModPrefillArgs<Mod>& a, const PrefillTile& tile, int i) {
+  return Mod::kSeesFuture ? tile.chunk.start_pos + tile.chunk.rows : PositionOf(a, tile, i) + 1;
+}
+// First key that a row at this position sees.
 QUIRE_DEVICE int FirstVisible(const PrefillArgs& a, int position) {
   return a.p.window > 0 && position >= a.p.window ? position - a.p.window + 1 : 0;
 }
@@ -105,9 +116,9 @@ QUIRE_DEVICE void WriteNothing(const PrefillArgs& a, const PrefillTile& tile, in
   }
 }
 
-// attention_prefill_mma.cu: tensor cores.
+// attention_prefill.cu: when tensor cores are used; all but the Mod, and the shape of the launch.
 bool TensorPrefillFits(const PageFormat& format);
-void TensorPrefillConfig(const PageFormat& format, AttentionPrefillConfig* config);
-Status LaunchTensorPrefill(Stream stream, const simt::LaunchShape& shape, const PrefillArgs& args);
+Status MakePrefillArgs(const AttentionPrefillParams& params, int64_t most_rows, PrefillArgs* args,
+                       simt::LaunchShape* shape);
 
 }  // namespace quire::cuda

@@ -2,9 +2,10 @@
 set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_decode.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_decode_mma.cu
-  ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_mass.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_decode_softcap.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill_mma.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill_softcap.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/elementwise.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/kv_append.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_ops.cu

@@ -4,18 +4,18 @@
 //
 // A block takes kPages logical pages of a (row, KV head), listed or not, a warp every fourth listed one of them; a lane
 // takes a slot and all channels of its K, for kHeads query heads at a time.
+#pragma once
+
 #include "kernels/cuda/decode_list.cuh"
 
 namespace quire::cuda {
-namespace {
 
-constexpr int kWarps = 4;
-constexpr int kPages = 32;
-constexpr int kHeads = 4;
-
-template <typename T>
+template <typename T, class Mod>
 struct MassKernel {
-  using Params = DecodeArgs;
+  using Params = ModDecodeArgs<Mod>;
+  static constexpr int kWarps = 4;
+  static constexpr int kPages = 32;
+  static constexpr int kHeads = 4;
   static constexpr const char* kName = "decode_mass";
   static constexpr int kMaxThreads = kWarps * simt::kWarpSize;
   static constexpr int kMinBlocks = 4;
@@ -28,16 +28,16 @@ struct MassKernel {
     return sizeof(Heads) + sizeof(float) * static_cast<size_t>(f.k_dim * kHeads);
   }
 
-  QUIRE_DEVICE static bool Visible(const DecodeArgs& a, const PageList& list, int entry, int page, int slot) {
+  QUIRE_DEVICE static bool Visible(const Params& a, const PageList& list, int entry, int page, int slot) {
     const int pos = page * a.p.table.format.page_size + slot;
     if (pos < list.first_pos || pos >= list.length) return false;
     if (list.mask == nullptr) return true;
     return (list.mask[int64_t{entry} * list.mask_words + slot / 64] >> (slot % 64) & 1) != 0;
   }
 
-  // Of the lane's slots of a page, for the heads in shared memory.
-  QUIRE_DEVICE static float LaneMass(const DecodeArgs& a, const PageList& list, int kv_head, int entry, int page,
-                                     int id, const Heads& s, const simt::F32x4* q, int heads) {
+  // Of the lane's slots of a page, for the heads in shared memory, the first of which is first_head.
+  QUIRE_DEVICE static float LaneMass(const Params& a, const PageList& list, int kv_head, int entry, int page,
+                                     int id, const Heads& s, const simt::F32x4* q, int seq, int first_head, int heads) {
     const PageFormat& f = a.p.table.format;
     const T* base = static_cast<const T*>(a.p.pages.k) + id * f.k_page_stride + kv_head * f.k_head_stride;
     float mass = 0;
@@ -63,13 +63,19 @@ struct MassKernel {
       }
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
-        if (h < heads && sum[h] != MinusInfinity()) mass += simt::Exp(sum[h] - s.lse[h]);
+        if (h >= heads) break;
+        if constexpr (!Mod::kIsIdentity) {
+          const int64_t query = list.length - 1, key = int64_t{page} * f.page_size + slot;
+          sum[h] = !a.mod.Mask(seq, first_head + h, query, key) ? MinusInfinity()
+                                                                : a.mod.Score(sum[h], seq, first_head + h, query, key);
+        }
+        if (sum[h] != MinusInfinity()) mass += simt::Exp(sum[h] - s.lse[h]);
       }
     }
     return mass;
   }
 
-  QUIRE_DEVICE static void Run(const DecodeArgs& a) {
+  QUIRE_DEVICE static void Run(const Params& a) {
     auto& s = simt::Shared<Heads>();
     auto* q = reinterpret_cast<simt::F32x4*>(simt::SharedBytes() + sizeof(Heads));
     const AttentionDecodeParams& p = a.p;
@@ -103,7 +109,9 @@ struct MassKernel {
       for (int entry = first + simt::Warp(); entry < stop; entry += kWarps) {
         const int page = list.Page(entry), id = list.ids[page];
         if (id < 0) continue;
-        const float mass = simt::WarpSum(LaneMass(a, list, kv_head, entry, page, id, s, q, heads));
+        const int first_head = kv_head * group + head, seq = p.row_seq[row];
+        if (PageState(a, list, seq, first_head, heads, page) == MaskState::kMasked) continue;
+        const float mass = simt::WarpSum(LaneMass(a, list, kv_head, entry, page, id, s, q, seq, first_head, heads));
         if (simt::Lane() == 0) s.mass[page - begin] += mass;
       }
     }
@@ -113,17 +121,18 @@ struct MassKernel {
   }
 };
 
-}  // namespace
-
-Status LaunchDecodeMass(Stream stream, const DecodeArgs& a) {
+// Once args.lse is there.
+template <class Mod>
+Status LaunchDecodeMass(Stream stream, const ModDecodeArgs<Mod>& a) {
   const PageFormat& f = a.p.table.format;
+  using Any = MassKernel<float, Mod>;
   simt::LaunchShape shape;
-  shape.grid_x = (a.p.mass_pages + kPages - 1) / kPages;
+  shape.grid_x = (a.p.mass_pages + Any::kPages - 1) / Any::kPages;
   shape.grid_y = f.kv_heads;
   shape.grid_z = a.p.rows;
-  shape.threads = kWarps * simt::kWarpSize;
-  shape.shared_bytes = MassKernel<float>::Bytes(f);
-  return VisitFloatDType(f.dtype, [&](auto t) { return simt::Launch<MassKernel<decltype(t)>>(shape, stream, a); });
+  shape.threads = Any::kMaxThreads;
+  shape.shared_bytes = Any::Bytes(f);
+  return VisitFloatDType(f.dtype, [&](auto t) { return simt::Launch<MassKernel<decltype(t), Mod>>(shape, stream, a); });
 }
 
 }  // namespace quire::cuda
