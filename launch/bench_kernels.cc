@@ -136,6 +136,7 @@ struct Arena {
   std::vector<std::unique_ptr<std::vector<int32_t>>> ints;
   std::vector<std::unique_ptr<Buffer>> buffers;
   std::vector<std::unique_ptr<AttentionPolicy>> policies;
+  std::vector<std::unique_ptr<std::vector<PageHistory>>> histories;
   std::vector<std::unique_ptr<Weight>> weights;
 
   float* Floats(std::vector<float> values) {
@@ -304,6 +305,21 @@ class KernelBench {
   }
 
  private:
+  // What the policy remembers of each row, as earlier steps might have left it.
+  void AddHistory(const AttentionPolicy& policy, SelectParams* select) {
+    const int width = policy.Declare().history;
+    if (width == 0) return;
+    const PageFormat& f = select->table.format;
+    auto& histories = arena_.histories.emplace_back(std::make_unique<std::vector<PageHistory>>());
+    for (int row = 0; row < select->rows; ++row) {
+      const int64_t pages = (int64_t{select->row_len[row]} + f.page_size - 1) / f.page_size;
+      std::vector<float> values = RandomFloats(f.kv_heads * pages * width, flags_.seed + 9 + row);
+      for (float& value : values) value = std::exp(value);
+      histories->push_back({arena_.Floats(std::move(values)), pages * width, f.kv_heads, pages, width});
+    }
+    select->history = histories->data();
+  }
+
   // A policy's two halves: what selection reads and costs, and attention over the pages that it chose.
   Status AddSelected(AttentionDecodeParams decode, const AttentionPolicy& policy, int layer, int64_t depth,
                      double token_bytes, Json row) {
@@ -318,6 +334,7 @@ class KernelBench {
     select.layer = layer;
     select.pages = decode.pages;
     select.table = decode.table;
+    AddHistory(policy, &select);
     SelectionView view;
     view.max_pages = policy.MaxPages(depth, format.page_size);
     const int64_t lists = int64_t{decode.rows} * format.kv_heads;
@@ -338,14 +355,14 @@ class KernelBench {
       policy.Select(ctx_, select, view, select_scratch);
     };
 
-    selections_.push_back(std::make_unique<SelectionView>(view));
-    decode.selection = selections_.back().get();
-    ASSIGN_OR_RETURN(void* workspace, arena_.Bytes(AttentionDecodeWorkspace(decode)));
     Timed& attention = timed.emplace_back();
     attention.row = std::move(row);
     attention.row["pages_read"] = pages_read;
     attention.row["pages_total"] = pages * lists;
     attention.bytes = static_cast<double>(pages_read) * format.page_size * token_bytes;
+    selections_.push_back(std::make_unique<SelectionView>(view));
+    decode.selection = selections_.back().get();
+    ASSIGN_OR_RETURN(void* workspace, arena_.Bytes(AttentionDecodeWorkspace(decode)));
     attention.run = [this, decode, workspace] { AttentionDecode(ctx_, decode, workspace); };
     return OkStatus();
   }

@@ -62,6 +62,7 @@ Json MemoryJson(const MemoryBytes& m) {
   return {{"weights", m.weights},
           {"kv_cache", m.kv_cache},
           {"kv_metadata", m.kv_metadata},
+          {"history", m.history},
           {"scratch", m.scratch},
           {"total", m.total()}};
 }

@@ -81,6 +81,7 @@ MemoryBytes EngineImpl::Memory() const {
   bytes.weights = rank_->weights.bytes().total();
   bytes.kv_cache = static_cast<size_t>(rank_->executor->storage().kv_bytes());
   bytes.kv_metadata = static_cast<size_t>(rank_->executor->storage().metadata_bytes());
+  bytes.history = rank_->executor->history_bytes();
   std::lock_guard lock(stats_mutex_);
   bytes.scratch = scratch_bytes_;
   return bytes;

@@ -58,8 +58,8 @@ struct EngineOptions {
 };
 
 struct MemoryBytes {  // of this rank
-  size_t weights = 0, kv_cache = 0, kv_metadata = 0, scratch = 0;
-  size_t total() const { return weights + kv_cache + kv_metadata + scratch; }
+  size_t weights = 0, kv_cache = 0, kv_metadata = 0, history = 0, scratch = 0;
+  size_t total() const { return weights + kv_cache + kv_metadata + history + scratch; }
 };
 
 // What a rank of the group has, as told when the engine was made.

@@ -6,9 +6,12 @@
 #include <string>
 
 #include "core/base/check.h"
+#include "core/engine/attention_history.h"
 #include "core/model/decoder.h"
+#include "core/model/decoder_attention.h"
 #include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
+#include "kernels/attention_mass.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/linear.h"
 
@@ -99,6 +102,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
   const std::vector<int32_t> row_seq(static_cast<size_t>(rows));
   size_t workspace = 0;
   size_t selection = 0;
+  size_t remembered = 0;
   for (int g = 0; g < executor.limits.cache_groups; ++g) {
     const PageFormat format = FormatOf(executor.cache, g);
     const int64_t room = int64_t{executor.capacity[g].pages} * format.page_size / rows;
@@ -117,6 +121,28 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
     decode.table.format = format;
     decode.window = window;
     workspace = std::max(workspace, AttentionDecodeWorkspace(decode));
+    const auto remembers = [&](const auto& policy) {
+      return RemembersLayer(*policy, config.layers - 1, format.page_size);
+    };
+    if (window == 0 && std::any_of(plan.policies.begin(), plan.policies.end(), remembers)) {
+      const int64_t pages = (length + format.page_size - 1) / format.page_size;
+      float no_mass = 0;
+      decode.mass = &no_mass;  // only asked whether it is there
+      workspace = std::max(workspace, AttentionDecodeWorkspace(decode));
+      PrefillMassParams mass;
+      mass.table.format = format;
+      workspace = std::max(workspace, PrefillMassWorkspace(ctx, mass));
+      // Masses of decode rows or of a prompt's, and the log-sum-exps of prompts.
+      const int64_t row_floats = format.kv_heads * pages, max_rows = executor.limits.max_rows;
+      int64_t shown = 0;  // rows of a prompt's chunk
+      for (const auto& policy : plan.policies) {
+        const int wanted = policy->Declare().history_rows;
+        if (remembers(policy)) shown = std::max(shown, wanted > 0 ? std::min<int64_t>(wanted, max_rows) : max_rows);
+      }
+      const int64_t prompt = std::min(shown, std::max<int64_t>(1, kPromptMassFloats / row_floats)) * row_floats;
+      const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size();
+      remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
+    }
     if (window > 0) continue;  // such layers attend to their window, whatever the policy
     for (const auto& policy : plan.policies) {
       if (policy->IsDense(length, config.layers - 1, format.page_size)) continue;
@@ -131,7 +157,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       selection = std::max(selection, lists * (policy->MaxPages(max_length, format.page_size) + 1) * sizeof(int32_t));
     }
   }
-  return workspace + selection;
+  return workspace + selection + remembered;
 }
 
 // What Executor and Decoder make before the first step.
@@ -203,13 +229,15 @@ Status CheckMemory(const EnginePlan& plan, size_t mapped, size_t available) {
   const MemoryBytes& memory = plan.memory;
   const size_t weights = memory.weights - std::min(memory.weights, mapped);
   const size_t cache = memory.kv_cache + memory.kv_metadata;
-  const size_t needed = weights + memory.scratch + cache;
+  const size_t needed = weights + memory.scratch + cache + memory.history;
   if (available == 0 || needed <= available) return OkStatus();
   return ResourceExhausted("the engine needs " + std::to_string(needed) + " bytes: " + std::to_string(weights) +
-                           " of weights beside those read in place, " + std::to_string(cache) + " of cache and " +
+                           " of weights beside those read in place, " + std::to_string(cache) + " of cache, " +
+                           std::to_string(memory.history) + " of attention history and " +
                            std::to_string(memory.scratch) + " of scratch; " + std::to_string(available) +
                            " are available. Give a smaller kv_cache_bytes, or lower max_num_seqs and "
-                           "max_num_batched_tokens, which decide the scratch");
+                           "max_num_batched_tokens, which decide the scratch, or max_model_len, which with "
+                           "max_num_seqs decides the history");
 }
 
 // The bytes of a cache with these capacities, and of the workspaces that go with it.
@@ -279,6 +307,11 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   ASSIGN_OR_RETURN(const double packed, PackedShare(ctx, plan.dtype));
   plan.memory.weights = WeightBytesOf(config, plan.shard, plan.dtype, packed);
   plan.memory.scratch = StepScratch(plan, config);
+  for (const auto& policy : plan.policies) {
+    executor.history_width = std::max(executor.history_width, policy->Declare().history);
+  }
+  plan.memory.history =
+      AttentionHistory::Bytes(executor.cache, executor.history_width, o.max_num_seqs, o.max_model_len);
 
   // The cache: what was asked for; else enough for every sequence at full length, but no more than a share of what
   // is left.
@@ -286,7 +319,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
     ASSIGN_OR_RETURN(executor.capacity,
                      PlanCapacity(executor.cache, o.kv_cache_bytes, o.max_num_seqs, o.max_num_batched_tokens));
   } else {
-    const size_t others = plan.memory.weights + plan.memory.scratch;
+    const size_t others = plan.memory.weights + plan.memory.scratch + plan.memory.history;
     const int64_t most =
         static_cast<int64_t>(kCacheShare * static_cast<double>(available - std::min(available, others)));
     double wanted = 0;  // in floating point: it may be more than any number of pages has

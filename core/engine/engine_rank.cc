@@ -88,6 +88,7 @@ Status GatherReports(const EngineRank& own, const GroupTopology& topology, std::
                                      static_cast<int64_t>(own.weights.bytes().total()),
                                      own.executor->storage().kv_bytes(),
                                      own.executor->storage().metadata_bytes(),
+                                     static_cast<int64_t>(own.executor->history_bytes()),
                                      static_cast<int64_t>(m.scratch)};
   ASSIGN_OR_RETURN(const std::vector<int64_t> all, GatherNumbers(*own.comm, mine));
   for (int rank = 0; rank < own.comm->size(); ++rank) {
@@ -97,7 +98,7 @@ Status GatherReports(const EngineRank& own, const GroupTopology& topology, std::
                         topology.ranks[static_cast<size_t>(rank)].host,
                         static_cast<int>(n[0]),
                         n[1],
-                        {bytes(2), bytes(3), bytes(4), bytes(5)}});
+                        {bytes(2), bytes(3), bytes(4), bytes(5), bytes(6)}});
   }
   return OkStatus();
 }

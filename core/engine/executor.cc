@@ -9,9 +9,11 @@
 
 namespace quire {
 
-Executor::Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler, int page_size)
+Executor::Executor(const Context& ctx, PageStorage storage, AttentionHistory history, Decoder decoder, Sampler sampler,
+                   int page_size)
     : ctx_(ctx),
       storage_(std::move(storage)),
+      history_(std::move(history)),
       decoder_(std::move(decoder)),
       sampler_(std::move(sampler)),
       policies_(page_size) {}
@@ -30,6 +32,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
                                                    Communicator* comm, ExecutorOptions options) {
   const PlanLimits& limits = options.limits;
   ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
+  ASSIGN_OR_RETURN(AttentionHistory history,
+                   AttentionHistory::Create(options.cache, options.history_width, limits.slots, limits.max_length));
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
                                                     {.max_rows = limits.max_rows,
                                                      .max_logit_rows = limits.max_logit_rows,
@@ -43,8 +47,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   const int64_t local_vocab = shard.vocab.size();
   ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
                                                  static_cast<size_t>(local_vocab) * sizeof(float)));
-  std::unique_ptr<Executor> executor(
-      new Executor(ctx, std::move(storage), std::move(decoder), std::move(sampler), options.cache.page_size));
+  std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(history), std::move(decoder),
+                                                  std::move(sampler), options.cache.page_size));
   executor->logits_ = std::move(logits);
   executor->local_vocab_ = local_vocab;
   executor->alone_ = shard.tp == 1;
@@ -75,6 +79,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     Slot& slot = slots_[start.slot];
     CHECK(!slot.live);
     slot.live = true;
+    history_.Start(start.slot);
     slot.sequence = start.sequence;
     slot.output_begin = start.output_begin;
     slot.tokens = start.tokens;
@@ -94,6 +99,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     const Slot& from = slots_[fork.from];
     CHECK(from.live && !to.live);
     to.live = true;
+    history_.Start(fork.to);  // its copy is made after the step, whose rows are the parent's
     to.sequence = fork.sequence;
     to.output_begin = from.output_begin;
     to.tokens = from.tokens;
@@ -115,6 +121,7 @@ void Executor::UpdateTables(const StepPlan& plan) {
 
 void Executor::FillRandom(const RandomFill& fill) {
   if (fill.length == 0) return;
+  history_.FillRandom(fill.slot, slots_[fill.slot].policy.get(), fill.length, fill.seed, first_kv_head_);
   const Slot& slot = slots_[fill.slot];
   const int64_t pages = (fill.length + options_.cache.page_size - 1) / options_.cache.page_size;
   const int64_t groups = (pages + kPagesPerGroup - 1) / kPagesPerGroup;
@@ -147,7 +154,8 @@ Status Executor::Forward(const StepPlan& plan, StepResult* result) {
     forward.start_pos = chunk.start_pos;
     forward.decode = chunk.decode != 0;
     forward.rope_length = chunk.rope_length;
-    forward.policy = forward.decode ? slot.policy.get() : nullptr;
+    forward.policy = slot.policy.get();
+    forward.history = history_.Of(chunk.slot, forward.policy, int64_t{chunk.start_pos} + chunk.rows);
     chunks_.push_back(forward);
     const auto begin = slot.tokens.begin() + chunk.start_pos;
     tokens_.insert(tokens_.end(), begin, begin + chunk.rows);
@@ -221,6 +229,7 @@ Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   for (const RandomFill& fill : plan.fills) FillRandom(fill);
   if (plan.chunks.empty()) return OkStatus();
   RETURN_IF_ERROR(Forward(plan, result));
+  for (const SlotFork& fork : plan.forks) history_.Fork(fork.from, fork.to);
   return plan.logit_rows.empty() ? OkStatus() : Sample(plan, result);
 }
 

@@ -9,6 +9,7 @@
 
 #include "core/base/context.h"
 #include "core/base/status.h"
+#include "core/engine/attention_history.h"
 #include "core/engine/policy_set.h"
 #include "core/engine/sampler.h"
 #include "core/engine/step_plan.h"
@@ -22,6 +23,7 @@ struct ExecutorOptions {
   PlanLimits limits;
   CacheConfig cache;
   std::vector<GroupCapacity> capacity;  // one per cache group
+  int history_width = 0;                // floats of attention history a page, KV head and layer
 };
 
 struct StepResult {
@@ -44,6 +46,7 @@ class Executor {
   Status Execute(const StepPlan& plan, StepResult* result);
 
   const PageStorage& storage() const { return storage_; }
+  size_t history_bytes() const { return history_.bytes(); }
   size_t scratch_bytes() const;
   // What is made before the first step, beside the decoder's own.
   static size_t OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab);
@@ -61,7 +64,8 @@ class Executor {
     std::vector<PageTable> tables;  // [cache group]
   };
 
-  Executor(const Context& ctx, PageStorage storage, Decoder decoder, Sampler sampler, int page_size);
+  Executor(const Context& ctx, PageStorage storage, AttentionHistory history, Decoder decoder, Sampler sampler,
+           int page_size);
   Status UpdateSlots(const StepPlan& plan);
   void UpdateTables(const StepPlan& plan);
   void FillRandom(const RandomFill& fill);
@@ -70,6 +74,7 @@ class Executor {
 
   Context ctx_;
   PageStorage storage_;
+  AttentionHistory history_;
   Decoder decoder_;
   Sampler sampler_;
   ExecutorOptions options_;

@@ -23,7 +23,7 @@ constexpr PhiloxBlock Philox4x32(PhiloxBlock counter, std::array<uint32_t, 2> ke
 }
 
 // What the draws are for: the last word of the counter, so that streams of different use never meet.
-enum class DrawPurpose : uint32_t { kToken = 1, kRequestSeed = 2, kRandomToken = 3 };
+enum class DrawPurpose : uint32_t { kToken = 1, kRequestSeed = 2, kRandomToken = 3, kRandomHistory = 4 };
 
 // 64 random bits for one use of (seed, stream, position).
 constexpr uint64_t RandomBits(uint64_t seed, uint32_t stream, uint64_t position, DrawPurpose purpose) {

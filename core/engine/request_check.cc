@@ -122,7 +122,23 @@ Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wante
   }
   AttentionSpec spec = *wanted;
   spec.options.insert(configured->options.begin(), configured->options.end());  // keeps those wanted
-  RETURN_IF_ERROR(MakePolicy(spec, page_size).status());
+  ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, page_size));
+  // Its options may ask for more than the engine's policies do.
+  PageDataNeeds kept;
+  for (const AttentionSpec& known : attention) {
+    ASSIGN_OR_RETURN(const auto one, MakePolicy(known, page_size));
+    kept.min_max |= one->Declare().min_max;
+    kept.history = std::max(kept.history, one->Declare().history);
+  }
+  const PageDataNeeds needs = policy->Declare();
+  if ((needs.min_max && !kept.min_max) || needs.history > kept.history) {
+    return InvalidArgument("attention '" + spec.ToString() + "' needs " +
+                           (needs.history > kept.history
+                                ? std::to_string(needs.history) + " floats of history a page, and this engine keeps " +
+                                      std::to_string(kept.history)
+                                : std::string("page metadata, and this engine keeps none")) +
+                           "; start the engine with it");
+  }
   return spec;
 }
 

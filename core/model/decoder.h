@@ -44,7 +44,10 @@ struct ForwardChunk {
   int32_t start_pos = 0;  // position of the first row = tokens in the cache before it
   bool decode = false;
   int32_t rope_length = 0;  // total length that dynamic rope scaling counts with; 0: start_pos + rows
-  const AttentionPolicy* policy = nullptr;  // decode only; null: dense
+  const AttentionPolicy* policy = nullptr;  // decode: selects; prefill: may only remember; null: dense
+  // What the policy remembers of the sequence, with entries for all its pages, this step's included; null when it
+  // declares no history. Written by the layers that it selects in; the others' may be without memory.
+  PageHistory* history = nullptr;  // [layers]
 };
 
 struct ForwardBatch {

@@ -7,6 +7,7 @@
 #include "core/base/clock.h"
 #include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
+#include "kernels/attention_mass.h"
 #include "kernels/kv_append.h"
 
 namespace quire {
@@ -17,6 +18,13 @@ int64_t LivePages(int64_t len, int window, int page_size) {
   if (len <= 0) return 0;
   const int64_t first = window > 0 ? std::max<int64_t>(0, len - window) : 0;
   return (len - 1) / page_size - first / page_size + 1;
+}
+
+// Whether the policy keeps a history of the layer. A layer with a window attends densely to it: its older pages may be
+// gone, and policies don't know of windows.
+bool Remembers(const LayerAttention& step, const AttentionPolicy* policy) {
+  return policy != nullptr && step.window == 0 &&
+         RemembersLayer(*policy, step.layer, step.table.format.page_size);
 }
 
 }  // namespace
@@ -45,7 +53,8 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
 }
 
 size_t AttentionRunner::scratch_bytes() const {
-  return workspace_.size() + selection_memory_.size() + group_send_.size() + group_all_.size() + group_q_.size();
+  return workspace_.size() + selection_memory_.size() + group_send_.size() + group_all_.size() + group_q_.size() +
+         mass_.size() + lse_.size();
 }
 
 Status AttentionRunner::Run(const LayerAttention& step, DecoderRows& rows, AttentionStats& stats) {
@@ -69,14 +78,16 @@ Status AttentionRunner::Run(const LayerAttention& step, DecoderRows& rows, Atten
 
 AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, const DecoderRows& rows,
                                                     int begin) const {
-  // A layer with a window attends densely to it: its older pages may be gone, and policies don't know of windows.
   const auto effective = [&](int row) -> const AttentionPolicy* {
     const AttentionPolicy* policy = rows.policy[row];
     if (policy == nullptr || step.window > 0) return nullptr;
     return policy->IsDense(rows.len[row], step.layer, step.table.format.page_size) ? nullptr : policy;
   };
-  DecodeRun run{begin, begin + 1, effective(begin)};
-  while (run.end < rows.decode_rows && effective(run.end) == run.policy) ++run.end;
+  DecodeRun run{begin, begin + 1, effective(begin), Remembers(step, rows.policy[begin])};
+  while (run.end < rows.decode_rows && effective(run.end) == run.policy &&
+         Remembers(step, rows.policy[run.end]) == run.remembers) {
+    ++run.end;
+  }
   return run;
 }
 
@@ -103,6 +114,12 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   params.selection = run.policy != nullptr ? &selection_ : nullptr;
   params.scale = scale_;
   params.window = step.window;
+  if (run.remembers) {
+    const int32_t longest = *std::max_element(params.row_len, params.row_len + params.rows);
+    params.mass_pages = (longest + step.table.format.page_size - 1) / step.table.format.page_size;
+    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages));
+    params.mass = mass_.As<float>();
+  }
   RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(params)));
   if (softcap_ > 0) {
     AttentionDecode(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
@@ -110,6 +127,11 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     AttentionDecode(ctx_, params, workspace_.As<void>());
   }
   stats.attention_seconds += NowSeconds() - attention_start;
+  if (run.remembers) {
+    const double remember_start = NowSeconds();
+    RETURN_IF_ERROR(RememberDecode(step, rows, run, params.mass_pages));
+    stats.selection_seconds += NowSeconds() - remember_start;
+  }
 
   const PageFormat& format = step.table.format;
   const int64_t block_bytes = (format.k_head_stride + format.v_head_stride) * ElementSize(format.dtype);
@@ -128,6 +150,39 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   return OkStatus();
 }
 
+Status AttentionRunner::RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
+                                       int64_t mass_pages) {
+  RETURN_IF_ERROR(SumReplicas(int64_t{run.end - run.begin} * kv_heads_ * mass_pages));
+  ctx_.pool->ParallelFor(int64_t{run.end - run.begin} * kv_heads_, [&](int64_t list, int) {
+    const int row = run.begin + static_cast<int>(list / kv_heads_), head = static_cast<int>(list % kv_heads_);
+    AttentionMass mass;
+    mass.position = rows.pos[row];
+    mass.mass = mass_.As<float>() + list * mass_pages;
+    if (run.policy != nullptr) {
+      mass.read = selection_.pages + list * selection_.max_pages;
+      mass.read_count = selection_.counts[list];
+    }
+    rows.policy[row]->Remember(mass, head, &rows.history[row][step.layer]);
+  });
+  return OkStatus();
+}
+
+Status AttentionRunner::SumReplicas(int64_t floats) {
+  if (replicated_.empty()) return OkStatus();
+  const int ranks = static_cast<int>(replicated_.size());
+  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * floats * ranks));
+  RETURN_IF_ERROR(comm_->AllGather({mass_.As<void>(), DType::kF32, {floats}, ctx_.device},
+                                   {group_all_.As<void>(), DType::kF32, {floats * ranks}, ctx_.device}, ctx_.stream));
+  const ShardPlan& mine = replicated_[rank_];
+  const float* first = group_all_.As<float>() + floats * (rank_ - mine.replica_index);
+  float* sum = mass_.As<float>();
+  std::copy_n(first, floats, sum);
+  for (int r = 1; r < mine.replicas; ++r) {
+    for (int64_t i = 0; i < floats; ++i) sum[i] += first[r * floats + i];
+  }
+  return OkStatus();
+}
+
 Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
                                AttentionStats& stats) {
   SelectParams params;
@@ -140,7 +195,12 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   params.layer = step.layer;
   params.pages = step.pages;
   params.table = step.table;
-  if (!replicated_.empty()) RETURN_IF_ERROR(GatherGroup(run, params));
+  if (run.remembers) {
+    histories_.clear();
+    for (int row = run.begin; row < run.end; ++row) histories_.push_back(rows.history[row][step.layer]);
+    params.history = histories_.data();
+  }
+  if (!replicated_.empty() && run.policy->Declare().queries) RETURN_IF_ERROR(GatherGroup(run, params));
 
   const int32_t longest = *std::max_element(params.row_len, params.row_len + params.rows);
   const int64_t length = std::max<int64_t>(max_length_, longest);
@@ -198,8 +258,11 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
 }
 
 Status AttentionRunner::RunPrefill(const LayerAttention& step, DecoderRows& rows) {
-  const std::vector<PrefillChunk>& chunks = step.last ? rows.PrefillWithLogits() : rows.prefill;
+  const auto remembers = [&](size_t i) { return Remembers(step, rows.prefill_source[i]->policy); };
+  const std::vector<PrefillChunk>& chunks = step.last ? rows.PrefillWithLogits(remembers) : rows.prefill;
   if (chunks.empty()) return OkStatus();
+  bool any_remembers = false;
+  for (size_t i = 0; i < rows.prefill.size(); ++i) any_remembers |= remembers(i);
   AttentionPrefillParams params;
   params.q = step.qkv;
   params.q_stride = qkv_width_;
@@ -212,11 +275,60 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, DecoderRows& rows
   params.table = step.table;
   params.scale = scale_;
   params.window = step.window;
+  if (any_remembers) {
+    RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
+    params.lse = lse_.As<float>();
+  }
   RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params)));
   if (softcap_ > 0) {
     AttentionPrefill(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
   } else {
     AttentionPrefill(ctx_, params, workspace_.As<void>());
+  }
+  for (size_t i = 0; i < rows.prefill.size(); ++i) {
+    if (remembers(i)) RETURN_IF_ERROR(RememberPrompt(step, rows.prefill[i], *rows.prefill_source[i]));
+  }
+  return OkStatus();
+}
+
+Status AttentionRunner::RememberPrompt(const LayerAttention& step, const PrefillChunk& chunk,
+                                       const ForwardChunk& source) {
+  const int page_size = step.table.format.page_size;
+  const int wanted = source.policy->Declare().history_rows;
+  PrefillMassParams params;
+  params.q = step.qkv;
+  params.q_stride = qkv_width_;
+  params.lse = lse_.As<float>();
+  params.q_heads = q_heads_;
+  params.pages = step.pages;
+  params.table = step.table;
+  params.scale = scale_;
+  const int first = wanted > 0 ? std::max(0, chunk.rows - wanted) : 0;
+  for (int begin = first; begin < chunk.rows;) {
+    // Bits of a row don't depend on how many are done at once.
+    const int64_t row_floats = kv_heads_ * ((int64_t{chunk.start_pos} + chunk.rows + page_size - 1) / page_size);
+    const int count = static_cast<int>(std::clamp<int64_t>(kPromptMassFloats / row_floats, 1, chunk.rows - begin));
+    params.chunk = {chunk.seq, chunk.first_row + begin, count, chunk.start_pos + begin};
+    params.mass_pages = (int64_t{chunk.start_pos} + begin + count + page_size - 1) / page_size;
+    const int64_t floats = int64_t{count} * kv_heads_ * params.mass_pages;
+    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * floats));
+    params.mass = mass_.As<float>();
+    RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params)));
+    if (softcap_ > 0) {
+      PrefillMass(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
+    } else {
+      PrefillMass(ctx_, params, workspace_.As<void>());
+    }
+    RETURN_IF_ERROR(SumReplicas(floats));
+    ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
+      for (int row = 0; row < count; ++row) {
+        AttentionMass mass;
+        mass.position = int64_t{params.chunk.start_pos} + row;
+        mass.mass = params.mass + (int64_t{row} * kv_heads_ + head) * params.mass_pages;
+        source.policy->Remember(mass, static_cast<int>(head), &source.history[step.layer]);
+      }
+    });
+    begin += count;
   }
   return OkStatus();
 }

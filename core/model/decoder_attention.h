@@ -1,5 +1,6 @@
-// The attention of one layer of a step: appends the new K and V, lets each decode row's policy select, and runs
-// the decode and prefill kernels over runs of rows that share policy and density. Holds the kernels' workspaces.
+// The attention of one layer of a step: appends the new K and V, lets each decode row's policy select, runs the decode
+// and prefill kernels over runs of rows that share policy and density, and shows policies that remember the attention
+// that rows have paid. Holds the kernels' workspaces.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,9 @@ struct LayerAttention {
   float* out = nullptr;        // [rows][q_heads * head_dim]
 };
 
+// Floats of attention mass that rows of prompts are shown by at once, unless one row has more.
+inline constexpr int64_t kPromptMassFloats = int64_t{1} << 20;
+
 class AttentionRunner {
  public:
   // comm outlives the runner. max_length: the longest sequence, 0 if unknown; selections are sized for it.
@@ -34,14 +38,22 @@ class AttentionRunner {
   void set_observer(SelectionObserver* observer) { observer_ = observer; }
 
  private:
-  // Consecutive decode rows [begin, end) that one call serves; policy null: dense.
+  // Consecutive decode rows [begin, end) that one call serves; policy null: dense. remembers: their policies, which may
+  // differ when dense, keep a history of this layer.
   struct DecodeRun {
     int begin = 0, end = 0;
     const AttentionPolicy* policy = nullptr;
+    bool remembers = false;
   };
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
   Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
   Status RunPrefill(const LayerAttention& step, DecoderRows& rows);
+  // Shows the run's rows to their policies; mass_ is theirs.
+  Status RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, int64_t mass_pages);
+  // Shows the rows of a prompt that its policy asks for to it; lse_ is known.
+  Status RememberPrompt(const LayerAttention& step, const PrefillChunk& chunk, const ForwardChunk& source);
+  // mass_ becomes the sum over the ranks that hold the KV head.
+  Status SumReplicas(int64_t floats);
   // Fills selection_ for the run's rows.
   Status Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
   // Where KV heads are replicated: the query group's rows of all replicas, so that each scores the whole group.
@@ -60,6 +72,9 @@ class AttentionRunner {
   std::vector<int64_t> counts_;
   SelectionView selection_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
+  GrowBuffer mass_;                     // [rows][kv_heads][pages]
+  GrowBuffer lse_;                      // [rows][q_heads], of prompts
+  std::vector<PageHistory> histories_;  // [rows] of one run
 };
 
 }  // namespace quire

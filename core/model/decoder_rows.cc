@@ -11,6 +11,7 @@ void DecoderRows::Build(const ForwardBatch& batch) {
   decode_rows = 0;
   for (auto* v : {&place, &source, &tokens, &seq, &pos, &len, &rope_len}) v->resize(rows);
   prefill.clear();
+  prefill_source.clear();
   order_.clear();
   for (const ForwardChunk& chunk : batch.chunks) {
     if (!chunk.decode) break;
@@ -33,6 +34,7 @@ void DecoderRows::Build(const ForwardBatch& batch) {
     return a->first_row < b->first_row;
   });
   policy.resize(decode_rows);
+  history.resize(decode_rows);
   const auto put = [&](int to, const ForwardChunk& chunk, int row) {
     const int from = chunk.first_row + row;
     place[from] = to;
@@ -45,6 +47,7 @@ void DecoderRows::Build(const ForwardBatch& batch) {
   };
   for (int i = 0; i < decode_rows; ++i) {
     policy[i] = order_[i]->policy;
+    history[i] = order_[i]->history;
     put(i, *order_[i], 0);
   }
   int next = decode_rows;
@@ -55,6 +58,7 @@ void DecoderRows::Build(const ForwardBatch& batch) {
     for (int row = 0; row < chunk.rows; ++row) put(next + row, chunk, row);
     next += chunk.rows;
     prefill.push_back({chunk.seq, chunk.first_row, chunk.rows, chunk.start_pos});
+    prefill_source.push_back(&chunk);
   }
   CHECK_EQ(next, rows);
   logit_places.clear();
@@ -64,18 +68,13 @@ void DecoderRows::Build(const ForwardBatch& batch) {
   }
 }
 
-const std::vector<PrefillChunk>& DecoderRows::PrefillWithLogits() {
-  trimmed_.clear();
-  for (const PrefillChunk& chunk : prefill) {
-    int first = chunk.rows;  // of the chunk's rows
-    for (const int32_t p : logit_places) {
-      const int row = p - chunk.first_row;
-      if (row >= 0 && row < first) first = row;
-    }
-    if (first == chunk.rows) continue;
-    trimmed_.push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
+int DecoderRows::FirstRowWithLogits(const PrefillChunk& chunk) const {
+  int first = chunk.rows;  // of the chunk's rows
+  for (const int32_t p : logit_places) {
+    const int row = p - chunk.first_row;
+    if (row >= 0 && row < first) first = row;
   }
-  return trimmed_;
+  return first;
 }
 
 }  // namespace quire

@@ -22,15 +22,30 @@ struct DecoderRows {
   std::vector<int32_t> len;       // pos + 1: tokens that the row sees
   std::vector<int32_t> rope_len;  // length that dynamic rope scaling counts with
   std::vector<const AttentionPolicy*> policy;  // [decode_rows], null: dense
+  std::vector<PageHistory*> history;           // [decode_rows], null: none
   std::vector<PrefillChunk> prefill;
+  std::vector<const ForwardChunk*> prefill_source;  // [prefill] the batch's
   std::vector<int32_t> logit_places;  // places of the batch's logit rows, in its order
 
   // Memory grows to the largest step seen and stays. CHECKs what ForwardBatch promises.
   void Build(const ForwardBatch& batch);
-  // The chunks from their first row with logits on: all that the last layer needs to attend with.
-  const std::vector<PrefillChunk>& PrefillWithLogits();
+  // The chunks from their first row with logits on: all that the last layer needs to attend with. Chunks for which
+  // `whole(index)` holds stay as they are.
+  template <typename Whole>
+  const std::vector<PrefillChunk>& PrefillWithLogits(Whole&& whole) {
+    trimmed_.clear();
+    for (size_t i = 0; i < prefill.size(); ++i) {
+      const PrefillChunk& chunk = prefill[i];
+      const int first = whole(i) ? 0 : FirstRowWithLogits(chunk);
+      if (first == chunk.rows) continue;
+      trimmed_.push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
+    }
+    return trimmed_;
+  }
 
  private:
+  int FirstRowWithLogits(const PrefillChunk& chunk) const;
+
   std::vector<const ForwardChunk*> order_;
   std::vector<PrefillChunk> trimmed_;
 };

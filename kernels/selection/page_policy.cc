@@ -9,11 +9,16 @@
 
 namespace quire {
 
-Result<PageOptions> PageOptions::Read(std::string_view policy, OptionReader* reader, int page_size) {
+Result<PageOptions> PageOptions::Read(std::string_view policy, OptionReader* reader, int page_size,
+                                      RecentDefault recent) {
   constexpr int64_t kMost = int64_t{1} << 30;
   PageOptions o;
-  o.sink_tokens = o.recent_tokens = page_size;
   RETURN_IF_ERROR(reader->Integer("token_budget", 1, kMost, &o.token_budget));
+  o.sink_tokens = o.recent_tokens = page_size;
+  // In whole pages, the partly filled one being of that half.
+  if (recent == RecentDefault::kHalfOfTheBudget) {
+    o.recent_tokens = std::max<int64_t>(0, o.token_budget / page_size / 2 - 1) * page_size;
+  }
   RETURN_IF_ERROR(reader->Integer("sink_tokens", 0, kMost, &o.sink_tokens));
   RETURN_IF_ERROR(reader->Integer("recent_tokens", 0, kMost, &o.recent_tokens));
   RETURN_IF_ERROR(reader->Integer("dense_layers", 0, kMost, &o.dense_layers));

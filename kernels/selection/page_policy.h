@@ -15,6 +15,9 @@
 
 namespace quire {
 
+// What recent_tokens is when nobody gives it.
+enum class RecentDefault { kOnePage, kHalfOfTheBudget };
+
 struct PageOptions {
   int64_t token_budget = 2048;
   int64_t sink_tokens = 0;    // Read sets one page
@@ -24,7 +27,8 @@ struct PageOptions {
 
   // INVALID_ARGUMENT for a value out of range, or a budget below sinks + recent + the current page. Leaves
   // group_reduce and Finish to the caller, who may have options of its own.
-  static Result<PageOptions> Read(std::string_view policy, OptionReader* reader, int page_size);
+  static Result<PageOptions> Read(std::string_view policy, OptionReader* reader, int page_size,
+                                  RecentDefault recent = RecentDefault::kOnePage);
   static Status ReadReduce(OptionReader* reader, GroupReduce* reduce);
 };
 
@@ -32,6 +36,9 @@ struct PageOptions {
 inline constexpr std::string_view kPageOptions =
     "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default one page, and the partly "
     "filled one), dense_layers (default 2)";
+inline constexpr std::string_view kHalfRecentPageOptions =
+    "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default half of the budget's pages "
+    "with the partly filled one), dense_layers (default 2)";
 inline constexpr std::string_view kReduceOption = ", group_reduce (max, mean or sum; default max)";
 
 class PagePolicy : public AttentionPolicy {
@@ -46,6 +53,8 @@ class PagePolicy : public AttentionPolicy {
  protected:
   const PageOptions& options() const { return options_; }
   ForcedPages Forced(int64_t length) const;
+  // Pages that a row at `position` sees.
+  int64_t PagesAt(int64_t position) const { return position / page_size_ + 1; }
   // CHECKs the page size the policy was made for and that KV heads have whole query groups.
   void CheckShape(const SelectParams& params) const;
   // The same, and that the caller gave the metadata that Declare asks for.

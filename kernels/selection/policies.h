@@ -27,4 +27,13 @@ Result<std::unique_ptr<AttentionPolicy>> MakeHybridPolicy(const PolicyOptions& o
 PolicyInfo SparqPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeSparqPolicy(const PolicyOptions& options, int page_size);
 
+PolicyInfo SwaPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeSwaPolicy(const PolicyOptions& options, int page_size);
+
+PolicyInfo H2oPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeH2oPolicy(const PolicyOptions& options, int page_size);
+
+PolicyInfo TovaPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeTovaPolicy(const PolicyOptions& options, int page_size);
+
 }  // namespace quire

@@ -31,18 +31,31 @@ struct AttentionSpec {
 
 // Page data a policy reads; the engine keeps the union over the policies that requests may use.
 struct PageDataNeeds {
-  bool min_max = false;       // LayerPages::meta and over
-  bool mass_history = false;  // accumulated attention; no policy of this version needs it, none is offered it
+  bool min_max = false;  // LayerPages::meta and over
+  int history = 0;       // floats that it remembers per (sequence, layer, KV head, logical page); 0: none
+  int history_rows = 0;  // of a prefill chunk, the last so many rows are shown to Remember; 0: all
+  bool queries = true;   // Select looks at them; if not, ranks that share a KV head needn't gather its group's
 };
 
-// What a policy remembers of a sequence beside page data: [kv_heads][pages] floats of one layer, an entry a logical page.
-// It belongs to the sequence, so a fork copies it and a truncation forgets what lay past the new end. A policy that declares
-// none is never given one.
+// What a policy remembers of a sequence beside page data: [kv_heads][pages][width] floats of one layer. It belongs to the
+// sequence, so a fork copies it and a truncation forgets what lay past the new end. Entries are 0 when their page is
+// new. A policy that declares none is never given one.
 struct PageHistory {
   float* values = nullptr;
-  int64_t head_stride = 0;  // floats between KV heads; ≥ pages
+  int64_t head_stride = 0;  // floats between KV heads; ≥ pages * width
   int kv_heads = 0;
   int64_t pages = 0;  // entries in use
+  int width = 1;      // PageDataNeeds::history
+  float* Head(int head) const { return values + head * head_stride; }
+};
+
+// The attention that one row gave to the pages of one KV head, summed over the query group (of all ranks that hold a part
+// of it): the query heads' softmax weights by pages.
+struct AttentionMass {
+  int64_t position = 0;         // of the row's token: it saw the pages up to position / page_size
+  const float* mass = nullptr;  // [pages]; 0 where nothing was read
+  const int32_t* read = nullptr;  // [read_count] the pages that were read, ascending; null: all
+  int read_count = 0;
 };
 
 struct SelectParams {
@@ -55,6 +68,7 @@ struct SelectParams {
   int layer = 0;
   LayerPages pages;
   PageTableView table;
+  const PageHistory* history = nullptr;  // [rows] this layer's, of the row's sequence; null unless declared
 };
 
 class AttentionPolicy {
@@ -74,6 +88,10 @@ class AttentionPolicy {
   virtual int64_t SelectLineBytes(const SelectParams& params) const { return SelectBytes(params); }
   // Fills selection (pages, counts) for every (row, KV head). Rows have IsDense == false. Deterministic.
   virtual void Select(const Context& ctx, const SelectParams& params, SelectionView selection, void* workspace) const = 0;
+  // A row has attended in a layer where this policy is not always dense: what history makes of it. Called for each
+  // decode row, and of prompts for the rows that Declare asks for, in the order of positions, after Select; the history
+  // has entries for all pages that the row saw, and perhaps for later ones. Different heads from different threads.
+  virtual void Remember(const AttentionMass& mass, int head, PageHistory* history) const;
   // A sequence is forked: `to` (as many KV heads, room for from.pages entries) becomes a copy of `from`. Policies whose
   // history says more than a number a page change it on the way.
   virtual void Fork(const PageHistory& from, PageHistory* to) const;
@@ -90,6 +108,9 @@ struct PolicyInfo {
   std::string options;       // "token_budget (default 2048), …"
 };
 const std::vector<PolicyInfo>& PolicyTable();
+
+// Whether the policy keeps a history of a layer: it declares one, and selects there at some length.
+bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size);
 
 // INVALID_ARGUMENT for an unknown name, an unknown option or a value out of range (the sentence lists what there is);
 // e.g. a budget smaller than sinks + recent + one page at this page size. "dense" gives a policy whose IsDense is always true.

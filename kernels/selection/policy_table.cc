@@ -1,5 +1,6 @@
 // The table of attention policies, the spec's syntax, and MakePolicy. A new policy is one file and one row here.
 #include <algorithm>
+#include <limits>
 #include <string>
 
 #include "core/base/check.h"
@@ -20,27 +21,33 @@ const std::vector<Row>& Rows() {
       {HierarchicalPolicyInfo(), MakeHierarchicalPolicy},
       {HybridPolicyInfo(), MakeHybridPolicy},
       {SparqPolicyInfo(), MakeSparqPolicy},
+      {SwaPolicyInfo(), MakeSwaPolicy},
+      {H2oPolicyInfo(), MakeH2oPolicy},
+      {TovaPolicyInfo(), MakeTovaPolicy},
   };
   return rows;
 }
 
 }  // namespace
 
+void AttentionPolicy::Remember(const AttentionMass&, int, PageHistory*) const {
+  CHECK_EQ(Declare().history, 0);  // who declares a history makes one
+}
+
 void AttentionPolicy::Fork(const PageHistory& from, PageHistory* to) const {
   CHECK_EQ(from.kv_heads, to->kv_heads);
-  CHECK_LE(from.pages, to->head_stride);
-  for (int h = 0; h < from.kv_heads; ++h) {
-    std::copy_n(from.values + h * from.head_stride, from.pages, to->values + h * to->head_stride);
-  }
+  CHECK_LE(from.pages * from.width, to->head_stride);
+  for (int h = 0; h < from.kv_heads; ++h) std::copy_n(from.Head(h), from.pages * from.width, to->Head(h));
   to->pages = from.pages;
+  to->width = from.width;
 }
 
 void AttentionPolicy::Truncate(int64_t length, int page_size, PageHistory* history) const {
   const int64_t pages = (length + page_size - 1) / page_size;
   if (pages >= history->pages) return;
   for (int h = 0; h < history->kv_heads; ++h) {
-    float* head = history->values + h * history->head_stride;
-    std::fill(head + pages, head + history->pages, 0.0f);
+    float* head = history->Head(h);
+    std::fill(head + pages * history->width, head + history->pages * history->width, 0.0f);
   }
   history->pages = pages;
 }
@@ -83,6 +90,10 @@ const std::vector<PolicyInfo>& PolicyTable() {
     return infos;
   }();
   return table;
+}
+
+bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size) {
+  return policy.Declare().history > 0 && !policy.IsDense(std::numeric_limits<int64_t>::max(), layer, page_size);
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, int page_size) {

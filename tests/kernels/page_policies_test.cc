@@ -15,13 +15,20 @@ using namespace quire::testing;  // NOLINT: this file tests nothing else
 class PagePolicies : public ::testing::TestWithParam<const char*> {
  protected:
   std::string Spec() const { return GetParam(); }  // up to where more options may follow
+  // Without what the test gives itself.
+  std::string SpecWithout(const std::string& option) const {
+    std::string spec = GetParam();
+    if (const size_t at = spec.find(option); at != std::string::npos) spec.erase(at, spec.find(':', at) + 1 - at);
+    return spec;
+  }
 };
 
 INSTANTIATE_TEST_SUITE_P(
     All, PagePolicies,
     ::testing::Values("quest:", "quest:group_reduce=sum:", "hierarchical:", "hierarchical:keep=0.001:",
                       "hierarchical:keep=1:", "hierarchical:group_reduce=mean:", "hybrid:", "hybrid:channels=3:",
-                      "hybrid:channels=1000:group_reduce=sum:", "sparq:", "sparq:channels=6:", "sparq:channels=1000:"));
+                      "hybrid:channels=1000:group_reduce=sum:", "sparq:", "sparq:channels=6:", "sparq:channels=1000:",
+                      "h2o:recent_tokens=16:", "swa:recent_tokens=16:", "swa:rows=1:recent_tokens=16:", "tova:"));
 
 TEST_P(PagePolicies, BitsDependNeitherOnThreadsNorBatchNorPhysicalPages) {
   PagedCache cache(DType::kBF16, 16, 2, 64, 64, {2500, 1500}, 1, true);
@@ -74,7 +81,10 @@ TEST_P(PagePolicies, FreedPagesAndNanMetadataAreNeverChosen) {
   cache.PoisonSlot(0, 20 * 16 + 5);
   const auto policy = Make(Spec() + "token_budget=" + std::to_string(16 * 38), 16);
   Step step(cache, 2, {0}, {16 * 50}, 2);
-  const std::vector<int32_t> list = Select(*policy, step.p, 2).List(0);
+  const auto fill = [](int seq, int head, int64_t page) {
+    return page == 20 ? std::nanf("") : RandomEntry(seq, head, page);
+  };
+  const std::vector<int32_t> list = Select(*policy, step.p, 2, fill).List(0);
   for (const int32_t page : list) {
     EXPECT_GE(page, 10);
     EXPECT_NE(page, 20);
@@ -93,20 +103,21 @@ TEST_P(PagePolicies, EqualScoresGoToTheLowerPage) {
   for (int64_t i = 0; i < 8 * f.over_group_stride; ++i) over[i] = ToBF16(0.5f);
   std::fill_n(static_cast<BF16*>(cache.pages().k), 103 * f.k_page_stride, ToBF16(0.5f));
   Step step(cache, 4, {0}, {400}, 2);
-  const auto policy = Make(Spec() + "token_budget=40:dense_layers=0", 4);
+  const auto policy = Make(SpecWithout("recent_tokens") + "recent_tokens=4:token_budget=40:dense_layers=0", 4);
   for (const int threads : {1, 2}) {
-    const Selected s = Select(*policy, step.p, threads);
+    const Selected s = Select(*policy, step.p, threads, [](int, int, int64_t) { return 0.5f; });
     for (size_t h = 0; h < 2; ++h) EXPECT_EQ(s.List(h), (std::vector<int32_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 99}));
   }
 }
 
-TEST_P(PagePolicies, QueriesThatAreNanChooseNothingButWhatIsForced) {
+TEST_P(PagePolicies, QueriesAndHistoriesThatAreNanChooseNothingButWhatIsForced) {
   PagedCache cache(DType::kBF16, 16, 1, 32, 32, {16 * 60 + 5}, 1, true);
   cache.Fill(TwoThreads());
   Step step(cache, 3, {0}, {16 * 60 + 5}, 2);
   std::fill(step.q.begin(), step.q.end(), std::nanf(""));
-  const auto policy = Make(Spec() + "token_budget=320:sink_tokens=32:recent_tokens=32", 16);
-  EXPECT_EQ(Select(*policy, step.p, 2).List(0), (std::vector<int32_t>{0, 1, 58, 59, 60}));
+  const auto policy = Make(SpecWithout("recent_tokens") + "token_budget=320:sink_tokens=32:recent_tokens=32", 16);
+  const auto nan = [](int, int, int64_t) { return std::nanf(""); };
+  EXPECT_EQ(Select(*policy, step.p, 2, nan).List(0), (std::vector<int32_t>{0, 1, 58, 59, 60}));
 }
 
 TEST_P(PagePolicies, SinksAndRecentPagesAreInWhateverTheyScore) {
@@ -114,7 +125,7 @@ TEST_P(PagePolicies, SinksAndRecentPagesAreInWhateverTheyScore) {
     PagedCache cache(DType::kF32, 16, 2, 18, 18, {tokens}, 3, true);
     cache.Fill(TwoThreads());
     Step step(cache, 4, {0}, {tokens}, 4);
-    const auto policy = Make(Spec() + "token_budget=192:sink_tokens=40:recent_tokens=50", 16);
+    const auto policy = Make(SpecWithout("recent_tokens") + "token_budget=192:sink_tokens=40:recent_tokens=50", 16);
     for (size_t h = 0; h < 2; ++h) {
       const std::vector<int32_t> list = Select(*policy, step.p, 2).List(h);
       ASSERT_EQ(list.size(), 12u);
@@ -164,6 +175,9 @@ TEST_P(PagePolicies, BytesAreCountedByTheFormulaAndInWholeLines) {
   if (spec.starts_with("sparq")) {
     EXPECT_EQ(bytes, 16 * 320 * 2 * 2 * (spec == "sparq:" ? 32 : spec == "sparq:channels=6:" ? 6 : 64));
     EXPECT_EQ(lines, bytes);  // at 16 tokens a page a word's run is a line
+  } else if (policy->Declare().history > 0) {
+    EXPECT_EQ(bytes, 320 * 2 * 4 * (spec.starts_with("swa:recent") ? 4 : 1));
+    EXPECT_EQ(lines, bytes);
   } else if (spec.starts_with("hybrid")) {
     EXPECT_GE(lines, bytes);
     EXPECT_LE(lines, 2 * bytes);  // a run of 16 pages is half a line

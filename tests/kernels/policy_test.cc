@@ -30,7 +30,7 @@ TEST(AttentionSpec, ParsesAndPrintsNameAndOptions) {
 TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("dense", 16), "");
   EXPECT_EQ(Refusal("quest", 16), "");
-  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq"), std::string::npos);
+  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq, swa, h2o, tova"), std::string::npos);
   EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
   EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
   EXPECT_NE(Refusal("quest:token_budget=0", 16), "");
@@ -49,6 +49,18 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("sparq:channels=16", 16), "");
   EXPECT_NE(Refusal("sparq:channels=0", 16), "");
   EXPECT_NE(Refusal("sparq:group_reduce=max", 16).find("has no option 'group_reduce'"), std::string::npos);
+  for (const char* rows : {"0", "65", "-1", "2.5", "x"}) {
+    EXPECT_NE(Refusal(std::string("swa:rows=") + rows, 16).find("1 to 64"), std::string::npos) << rows;
+  }
+  EXPECT_EQ(Refusal("swa:rows=64", 16), "");
+  EXPECT_NE(Refusal("h2o:rows=4", 16).find("has no option 'rows'"), std::string::npos);
+  EXPECT_NE(Refusal("tova:group_reduce=max", 16).find("has no option 'group_reduce'"), std::string::npos);
+  for (const char* name : {"swa", "h2o", "tova"}) {
+    EXPECT_NE(Refusal(std::string(name) + ":token_budget=31", 16), "") << name;
+    EXPECT_EQ(Refusal(std::string(name) + ":token_budget=48", 16), "") << name;
+    EXPECT_NE(Refusal(std::string(name) + ":token_budget=64:recent_tokens=64", 16).find("at least"),
+              std::string::npos);
+  }
   EXPECT_NE(Refusal("hybrid:keep=1", 16).find("has no option 'keep'"), std::string::npos);
   EXPECT_NE(Refusal("quest:channels=1", 16).find("has no option 'channels'"), std::string::npos);
   EXPECT_NE(Refusal("hierarchical:token_budget=47", 16).find("'hierarchical': token_budget 47"), std::string::npos);
@@ -108,6 +120,29 @@ TEST(PageHistory, AForkIsACopyAndATruncationForgetsWhatLiesPastIt) {
   policy->Truncate(0, 4, &to);
   EXPECT_EQ(to.pages, 0);
   EXPECT_EQ(child[0], 0);
+}
+
+TEST(PageHistory, EntriesOfSeveralFloatsAreCopiedAndForgottenWhole) {
+  const auto policy = MakePolicy(*AttentionSpec::Parse("swa:rows=2"), 4).value();
+  std::vector<float> parent = {1, 2, 3, 4, 5, 6, -1, 7, 8, 9, 10, 11, 12, -1};  // two KV heads, three pages of two
+  std::vector<float> child(16, 0.5f);
+  PageHistory from{parent.data(), 7, 2, 3, 2}, to{child.data(), 8, 2, 0, 1};
+  policy->Fork(from, &to);
+  EXPECT_EQ(to.pages, 3);
+  EXPECT_EQ(to.width, 2);
+  EXPECT_EQ(child, (std::vector<float>{1, 2, 3, 4, 5, 6, 0.5f, 0.5f, 7, 8, 9, 10, 11, 12, 0.5f, 0.5f}));
+  policy->Truncate(7, 4, &to);
+  EXPECT_EQ(to.pages, 2);
+  EXPECT_EQ(child, (std::vector<float>{1, 2, 3, 4, 0, 0, 0.5f, 0.5f, 7, 8, 9, 10, 0, 0, 0.5f, 0.5f}));
+}
+
+TEST(PageHistory, IsKeptOfTheLayersThatThePolicySelectsIn) {
+  const auto h2o = MakePolicy(*AttentionSpec::Parse("h2o:dense_layers=3"), 16).value();
+  EXPECT_FALSE(RemembersLayer(*h2o, 2, 16));
+  EXPECT_TRUE(RemembersLayer(*h2o, 3, 16));
+  for (const char* none : {"dense", "quest:dense_layers=0", "sparq:dense_layers=0"}) {
+    EXPECT_FALSE(RemembersLayer(*MakePolicy(*AttentionSpec::Parse(none), 16).value(), 9, 16)) << none;
+  }
 }
 
 TEST(ForcedPages, SinksRecentAndThePartialPageAreInsideTheBudget) {

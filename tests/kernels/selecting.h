@@ -5,8 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,7 +36,37 @@ inline std::unique_ptr<AttentionPolicy> Make(const std::string& spec, int page_s
   return std::move(policy).value();
 }
 
-inline Selected Select(const AttentionPolicy& policy, const SelectParams& p, int threads) {
+// A page's entry in a row's history, all of the policy's floats the same.
+using HistoryFill = std::function<float(int seq, int head, int64_t page)>;
+inline float RandomEntry(int seq, int head, int64_t page) {
+  std::mt19937_64 random(static_cast<uint64_t>(seq * 64 + head) * 100003 + static_cast<uint64_t>(page));
+  return std::uniform_real_distribution<float>(0.001f, 1.0f)(random);
+}
+
+// Histories of all rows, as earlier steps might have left them.
+struct Histories {
+  Histories(const AttentionPolicy& policy, const SelectParams& p, const HistoryFill& fill) {
+    const int64_t width = policy.Declare().history;
+    if (width == 0) return;
+    const PageFormat& f = p.table.format;
+    for (int row = 0; row < p.rows; ++row) {
+      const int64_t pages = (p.row_len[row] + f.page_size - 1) / f.page_size, stride = pages * width + 3;
+      std::vector<float>& v = values.emplace_back(static_cast<size_t>(f.kv_heads * stride), std::nanf(""));
+      for (int head = 0; head < f.kv_heads; ++head) {
+        for (int64_t i = 0; i < pages * width; ++i) {
+          v[static_cast<size_t>(head * stride + i)] = fill(p.row_seq[row], head, i / width);
+        }
+      }
+      views.push_back({v.data(), stride, f.kv_heads, pages, static_cast<int>(width)});
+    }
+  }
+  std::vector<std::vector<float>> values;
+  std::vector<PageHistory> views;  // [rows]; none when the policy remembers nothing
+};
+
+// Policies with a history are given one by `fill`, unless p has its own.
+inline Selected Select(const AttentionPolicy& policy, SelectParams p, int threads,
+                       const HistoryFill& fill = RandomEntry) {
   ThreadPool pool(threads);
   Context ctx;
   ctx.pool = &pool;
@@ -48,6 +81,8 @@ inline Selected Select(const AttentionPolicy& policy, const SelectParams& p, int
   auto workspace = Buffer::Create(policy.SelectWorkspace(p));
   EXPECT_TRUE(workspace.ok());
   if (workspace->size() > 0) std::memset(workspace->data(), 0xff, workspace->size());
+  const Histories histories(policy, p, fill);
+  if (p.history == nullptr && !histories.views.empty()) p.history = histories.views.data();
   policy.Select(ctx, p, s.view, workspace->data());
   return s;
 }

@@ -1,0 +1,107 @@
+#include "core/engine/attention_history.h"
+
+#include <algorithm>
+
+#include "core/base/check.h"
+#include "core/engine/philox.h"
+
+namespace quire {
+
+AttentionHistory::Shape AttentionHistory::Shape::Create(const CacheConfig& cache, int width, int64_t max_length) {
+  Shape shape;
+  shape.head_floats = (max_length + cache.page_size - 1) / cache.page_size * width;
+  for (const CacheGroupConfig& group : cache.groups) {
+    for (const int layer : group.layers) {
+      if (static_cast<size_t>(layer) >= shape.layers.size()) shape.layers.resize(static_cast<size_t>(layer) + 1);
+      shape.layers[static_cast<size_t>(layer)].kv_heads = group.window == 0 && width > 0 ? group.kv_heads : 0;
+    }
+  }
+  for (Layer& layer : shape.layers) {
+    layer.offset = shape.slot_floats;
+    shape.slot_floats += layer.kv_heads * shape.head_floats;
+  }
+  return shape;
+}
+
+size_t AttentionHistory::Bytes(const CacheConfig& cache, int width, int slots, int64_t max_length) {
+  return static_cast<size_t>(slots * Shape::Create(cache, width, max_length).slot_floats) * sizeof(float);
+}
+
+Result<AttentionHistory> AttentionHistory::Create(const CacheConfig& cache, int width, int slots, int64_t max_length) {
+  AttentionHistory history;
+  history.shape_ = Shape::Create(cache, width, max_length);
+  ASSIGN_OR_RETURN(history.memory_, Buffer::Create(Bytes(cache, width, slots, max_length)));
+  history.page_size_ = cache.page_size;
+  history.slots_.resize(static_cast<size_t>(slots));
+  return history;
+}
+
+void AttentionHistory::Start(int slot) { slots_[static_cast<size_t>(slot)].policy = nullptr; }
+
+PageHistory* AttentionHistory::Begin(Slot& slot, int index, const AttentionPolicy* policy) {
+  slot.policy = policy;
+  slot.layers.assign(shape_.layers.size(), {});
+  float* base = reinterpret_cast<float*>(memory_.data()) + index * shape_.slot_floats;
+  for (size_t i = 0; i < slot.layers.size(); ++i) {
+    PageHistory& history = slot.layers[i];
+    history.width = policy->Declare().history;
+    history.kv_heads = shape_.layers[i].kv_heads;
+    history.head_stride = shape_.head_floats;
+    if (history.kv_heads > 0) history.values = base + shape_.layers[i].offset;
+  }
+  return slot.layers.data();
+}
+
+PageHistory* AttentionHistory::Of(int slot, const AttentionPolicy* policy, int64_t length) {
+  if (policy == nullptr || policy->Declare().history == 0) return nullptr;
+  Slot& s = slots_[static_cast<size_t>(slot)];
+  if (s.policy == nullptr) Begin(s, slot, policy);
+  CHECK(s.policy == policy);
+  const int64_t pages = (length + page_size_ - 1) / page_size_;
+  for (PageHistory& history : s.layers) {
+    if (history.values == nullptr || pages <= history.pages) continue;
+    CHECK_LE(pages * history.width, history.head_stride);
+    for (int head = 0; head < history.kv_heads; ++head) {
+      std::fill(history.Head(head) + history.pages * history.width, history.Head(head) + pages * history.width, 0.0f);
+    }
+    history.pages = pages;
+  }
+  return s.layers.data();
+}
+
+void AttentionHistory::Fork(int from, int to) {
+  Slot& parent = slots_[static_cast<size_t>(from)];
+  Slot& child = slots_[static_cast<size_t>(to)];
+  CHECK(child.policy == nullptr);
+  if (parent.policy == nullptr) return;
+  Begin(child, to, parent.policy);
+  for (size_t i = 0; i < parent.layers.size(); ++i) {
+    if (parent.layers[i].values != nullptr) parent.policy->Fork(parent.layers[i], &child.layers[i]);
+  }
+}
+
+void AttentionHistory::Truncate(int slot, int64_t length) {
+  Slot& s = slots_[static_cast<size_t>(slot)];
+  if (s.policy == nullptr) return;
+  for (PageHistory& history : s.layers) {
+    if (history.values != nullptr) s.policy->Truncate(length, page_size_, &history);
+  }
+}
+
+void AttentionHistory::FillRandom(int slot, const AttentionPolicy* policy, int64_t length, uint64_t seed,
+                                  int first_kv_head) {
+  PageHistory* layers = Of(slot, policy, length);
+  if (layers == nullptr) return;
+  for (size_t layer = 0; layer < shape_.layers.size(); ++layer) {
+    PageHistory& history = layers[layer];
+    for (int head = 0; history.values != nullptr && head < history.kv_heads; ++head) {
+      for (int64_t i = 0; i < history.pages * history.width; ++i) {
+        const uint32_t stream = static_cast<uint32_t>(layer << 12) + static_cast<uint32_t>(first_kv_head + head);
+        const uint64_t bits = RandomBits(seed, stream, static_cast<uint64_t>(i), DrawPurpose::kRandomHistory);
+        history.Head(head)[i] = static_cast<float>((bits >> 40) + 1) * 0x1p-25f;
+      }
+    }
+  }
+}
+
+}  // namespace quire

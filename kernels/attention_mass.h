@@ -1,0 +1,38 @@
+// The attention mass that rows of a prompt give to pages: for policies that choose by the attention paid before
+// (kernels/selection/policy.h). A second pass over K, for rows whose log-sum-exp is known; prefill attention itself
+// pays nothing for it. (Decode attention writes the mass of its rows itself.)
+//
+// FLOPs: 2 · k_dim for each (row, query head, key), and an exponential.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/context.h"
+#include "kernels/attention_prefill.h"
+#include "kernels/mods.h"
+#include "kernels/page_table.h"
+
+namespace quire {
+
+struct PrefillMassParams {
+  const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride
+  int64_t q_stride = 0;
+  const float* lse = nullptr;  // [rows][q_heads], as AttentionPrefill writes it
+  int q_heads = 0;             // a multiple of table.format.kv_heads
+  PrefillChunk chunk;          // the rows, as AttentionPrefill has them
+  LayerPages pages;
+  PageTableView table;
+  float scale = 1.0f;
+  // [chunk.rows][kv_heads][mass_pages] out: softmax weights summed over a page's tokens and the query group, 0 for pages
+  // that the row doesn't see. mass_pages: at least the pages up to the last row's. Bits depend on the row alone.
+  float* mass = nullptr;
+  int64_t mass_pages = 0;
+};
+
+size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params);
+// Compiled for IdentityMod and SoftCapMod.
+template <typename Mod>
+void PrefillMass(const Context& ctx, const PrefillMassParams& params, const Mod& mod, void* workspace);
+void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace);  // identity Mod
+
+}  // namespace quire

@@ -1,0 +1,318 @@
+// Every policy end to end: what a request gets doesn't depend on threads, on what runs beside it, on how its prompt was
+// cut, on whether it was preempted, forked or resumed, nor (rounding aside) on the number of ranks. A policy that
+// remembers must have the same history each time for that.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/engine/attention_history.h"
+#include "core/engine/request_check.h"
+#include "tests/core/engine/group_fixture.h"
+
+namespace quire {
+namespace {
+
+constexpr int kPrompt = 90;
+constexpr int kOutputs = 30;
+
+std::vector<int32_t> Ids(int count, uint32_t seed) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < count; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    ids.push_back(static_cast<int32_t>((seed >> 8) % 701u));
+  }
+  return ids;
+}
+
+// tests/data/gqa-dummy: three layers, 8 query heads on 2 KV heads, random weights.
+class EnginePolicies : public ::testing::TestWithParam<const char*> {
+ protected:
+  AttentionSpec Spec() const { return AttentionSpec::Parse(GetParam()).value(); }
+  EngineOptions Options() const {
+    EngineOptions options;
+    options.model = DataPath("gqa-dummy");
+    options.load_format = "dummy";
+    options.load_tokenizer = false;
+    options.threads = 2;
+    options.dtype = "float32";
+    options.max_num_seqs = 4;
+    options.kv_cache_bytes = 8 << 20;
+    options.page_size = 4;
+    options.max_model_len = 256;
+    options.batch_invariant = true;
+    options.attention = {{}, Spec()};
+    return options;
+  }
+  GenerationRequest Request() const {
+    GenerationRequest request = Greedy(Ids(kPrompt, 1), kOutputs);
+    request.attention = Spec();
+    request.logprobs = 1;
+    return request;
+  }
+  static void ExpectSame(const Output& got, const Output& want) {
+    EXPECT_EQ(got.ids, want.ids);
+    EXPECT_EQ(got.last.attention.pages_read, want.last.attention.pages_read);
+    ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
+    for (size_t i = 0; i < got.logprobs.size(); ++i) {
+      ASSERT_EQ(got.logprobs[i].chosen.logprob, want.logprobs[i].chosen.logprob) << "token " << i;
+    }
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    All, EnginePolicies,
+    ::testing::Values("quest:token_budget=32:dense_layers=0", "hierarchical:token_budget=32:dense_layers=1",
+                      "hybrid:token_budget=32:dense_layers=0", "sparq:token_budget=32:dense_layers=0:channels=8",
+                      "h2o:token_budget=32:dense_layers=0", "swa:token_budget=32:dense_layers=1",
+                      "swa:token_budget=40:dense_layers=0:rows=9", "tova:token_budget=32:dense_layers=0"),
+    [](const auto& info) {
+      std::string name = std::string(info.param).substr(0, std::string(info.param).find(':'));
+      std::erase(name, '-');
+      return name + std::to_string(info.index);
+    });
+
+TEST_P(EnginePolicies, BitsAreTheSameOnAnyThreadsCutsAndCompany) {
+  Output alone;
+  {
+    auto engine = MakeEngine(Options());
+    ASSERT_NE(engine, nullptr);
+    alone = RunOne(*engine, Request());
+    ASSERT_EQ(alone.ids.size(), static_cast<size_t>(kOutputs));
+    EXPECT_LT(alone.last.attention.pages_read, alone.last.attention.pages_total * 3 / 4);
+    GenerationRequest dense = Request();
+    dense.attention.reset();
+    EXPECT_NE(RunOne(*engine, dense).logprobs.back().chosen.logprob, alone.logprobs.back().chosen.logprob);
+    ExpectSame(RunOne(*engine, Request()), alone);
+    // Among others of both policies, some ahead of it.
+    Collector collector;
+    std::string id;
+    for (int i = 0; i < 3; ++i) {
+      GenerationRequest other = Greedy(Ids(20 + 45 * i, 5 + static_cast<uint32_t>(i)), 35);
+      if (i != 1) other.attention = Spec();
+      ASSERT_TRUE(engine->Submit(other, collector.callback()).ok());
+      ASSERT_TRUE(*engine->Step());
+      if (i == 1) id = engine->Submit(Request(), collector.callback()).value();
+    }
+    ASSERT_TRUE(engine->Run().ok());
+    ExpectSame(collector.at(id), alone);
+  }
+  for (const int rows : {5, 33}) {
+    EngineOptions cut = Options();
+    cut.threads = 1;
+    cut.max_num_batched_tokens = rows;
+    auto engine = MakeEngine(cut);
+    ASSERT_NE(engine, nullptr);
+    ExpectSame(RunOne(*engine, Request()), alone);
+  }
+}
+
+TEST_P(EnginePolicies, BitsAreTheSameAfterAPreemptionAndBehindALostEngine) {
+  auto whole = MakeEngine(Options());
+  ASSERT_NE(whole, nullptr);
+  const Output want = RunOne(*whole, Request());
+  // Two sequences that don't fit together to their ends; the other is first in order.
+  EngineOptions small = Options();
+  small.max_num_seqs = 2;
+  small.kv_cache_bytes = 0;
+  small.max_num_batched_tokens = 19;
+  small.max_model_len = kPrompt + kOutputs + 60;
+  // Room for one of them and half of the other, whatever metadata takes.
+  std::unique_ptr<Engine> engine;
+  for (small.kv_cache_bytes = 400000; engine == nullptr || engine->Stats().pages_total > 58;) {
+    engine.reset();
+    small.kv_cache_bytes -= small.kv_cache_bytes / 20;
+    engine = MakeEngine(small);
+    ASSERT_NE(engine, nullptr);
+  }
+  EXPECT_GT(engine->Stats().pages_total, 50);
+  Collector collector;
+  GenerationRequest other = Greedy(Ids(kPrompt, 3), 80);
+  other.priority = -1;
+  other.attention = Spec();
+  ASSERT_TRUE(engine->Submit(other, collector.callback()).ok());
+  const std::string id = engine->Submit(Request(), collector.callback()).value();
+  ASSERT_TRUE(engine->Run().ok());
+  EXPECT_GT(collector.at(id).last.preemptions, 0);
+  ExpectSame(collector.at(id), want);
+
+  for (const int done : {1, 17}) {
+    GenerationRequest resumed = Request();
+    resumed.resume = {0, {want.ids.begin(), want.ids.begin() + done}};
+    std::vector<int32_t> rest;
+    ASSERT_TRUE(
+        engine
+            ->Submit(resumed,
+                     [&](const TokenEvent& e) { rest.insert(rest.end(), e.token_ids.begin(), e.token_ids.end()); })
+            .ok());
+    ASSERT_TRUE(engine->Run().ok());
+    EXPECT_EQ(rest, std::vector<int32_t>(want.ids.begin() + done, want.ids.end())) << "behind " << done;
+  }
+}
+
+TEST_P(EnginePolicies, ForksEqualSequencesThatRunAlone) {
+  GenerationRequest request = Request();
+  request.sampling.temperature = 1;
+  request.sampling.seed = 11;
+  request.sampling.n = 3;
+  request.request_id = "n";
+  std::vector<Output> forked, alone;
+  for (const int slots : {4, 1}) {  // with one slot each sequence has its own prefill
+    EngineOptions options = Options();
+    options.max_num_seqs = slots;
+    options.max_num_batched_tokens = slots == 4 ? 512 : 7;
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    Collector collector;
+    ASSERT_TRUE(engine->Submit(request, collector.callback()).ok());
+    ASSERT_TRUE(engine->Run().ok());
+    for (int i = 0; i < 3; ++i) (slots == 4 ? forked : alone).push_back(collector.at("n", i));
+  }
+  for (size_t i = 0; i < 3; ++i) ExpectSame(forked[i], alone[i]);
+  EXPECT_NE(forked[0].ids, forked[1].ids);
+}
+
+TEST_P(EnginePolicies, ABudgetForTheWholeSequenceGivesTheBitsOfDense) {
+  EngineOptions options = Options();
+  options.attention = {{}, {Spec().name, {{"token_budget", "256"}, {"dense_layers", "0"}}}};
+  auto engine = MakeEngine(options);
+  ASSERT_NE(engine, nullptr);
+  GenerationRequest request = Request();
+  request.attention = options.attention[1];
+  const Output full = RunOne(*engine, request);
+  request.attention.reset();
+  ExpectSame(full, RunOne(*engine, request));
+}
+
+TEST_P(EnginePolicies, MemoryIsAsPredicted) {
+  EngineOptions options = Options();
+  options.kv_cache_bytes = 0;
+  options.max_num_batched_tokens = 250;
+  options.max_model_len = 255;
+  const auto predicted = PredictMemory(options);
+  ASSERT_TRUE(predicted.ok()) << predicted.status().ToString();
+  auto engine = MakeEngine(options);
+  ASSERT_NE(engine, nullptr);
+  Collector collector;
+  for (uint32_t i = 0; i < 4; ++i) {
+    GenerationRequest request = Greedy(Ids(245, 1 + i), 10);
+    request.attention = Spec();
+    ASSERT_TRUE(engine->Submit(request, collector.callback()).ok());
+  }
+  ASSERT_TRUE(engine->Run().ok());
+  const MemoryBytes actual = engine->Memory();
+  EXPECT_EQ(actual.history, predicted->history);
+  const auto policy = MakePolicy(Spec(), options.page_size).value();
+  EXPECT_EQ(actual.history > 0, policy->Declare().history > 0);
+  EXPECT_EQ(actual.kv_cache, predicted->kv_cache);
+  EXPECT_EQ(actual.kv_metadata, predicted->kv_metadata);
+  EXPECT_NEAR(static_cast<double>(actual.scratch), static_cast<double>(predicted->scratch), 0.05 * predicted->scratch);
+}
+
+TEST_P(EnginePolicies, TokensAndPagesAreTheSameOnOneToFourRanks) {
+  EngineOptions options = Options();
+  options.threads = 1;
+  const auto at_depth = [&](Engine& engine) {  // behind a cache of made-up contents, and a history to go with it
+    Collector collector;
+    const auto id = engine.SubmitRandomCache(150, 5, 42, Spec(), collector.callback());
+    EXPECT_TRUE(id.ok() && engine.Run().ok());
+    return collector.at(*id);
+  };
+  Output one, deep;
+  {
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    one = RunOne(*engine, Request());
+    deep = at_depth(*engine);
+    EXPECT_LT(deep.last.attention.pages_read, deep.last.attention.pages_total);
+  }
+  for (const int size : {2, 3, 4}) {  // 2 KV heads: from 3 ranks on they are shared
+    SCOPED_TRACE(std::to_string(size) + " ranks");
+    TestRanks ranks(size);
+    auto engine = MakeEngine(ranks.Options(options));
+    ASSERT_NE(engine, nullptr);
+    const Output many = RunOne(*engine, Request());
+    EXPECT_EQ(many.ids, one.ids);
+    EXPECT_EQ(many.last.attention.pages_read, one.last.attention.pages_read);
+    EXPECT_EQ(many.last.attention.pages_total, one.last.attention.pages_total);
+    ASSERT_EQ(many.logprobs.size(), one.logprobs.size());
+    for (size_t i = 0; i < one.logprobs.size(); ++i) {
+      EXPECT_NEAR(many.logprobs[i].chosen.logprob, one.logprobs[i].chosen.logprob, 1e-4) << "token " << i;
+    }
+    const Output many_deep = at_depth(*engine);
+    EXPECT_EQ(many_deep.ids, deep.ids);
+    EXPECT_EQ(many_deep.last.attention.pages_read, deep.last.attention.pages_read);
+    // And the same again among others.
+    Collector collector;
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(50, 8), 20), collector.callback()).ok());
+    const std::string id = engine->Submit(Request(), collector.callback()).value();
+    ASSERT_TRUE(engine->Run().ok());
+    EXPECT_EQ(collector.at(id).ids, many.ids);
+  }
+}
+
+TEST(EnginePolicyOptions, ARequestsMayNotNeedMoreThanTheEngineKeeps) {
+  const auto spec = [](const char* text) { return AttentionSpec::Parse(text).value(); };
+  const std::vector<AttentionSpec> swa = {{}, spec("swa:rows=4")};
+  EXPECT_TRUE(ResolveAttention(spec("swa:rows=2:dense_layers=0"), swa, 16).ok());
+  EXPECT_TRUE(ResolveAttention(spec("swa:rows=4:token_budget=64"), swa, 16).ok());
+  const auto more = ResolveAttention(spec("swa:rows=5"), swa, 16);
+  EXPECT_EQ(more.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(more.status().message().find("5 floats of history a page, and this engine keeps 4"), std::string::npos);
+  const std::vector<AttentionSpec> sparq = {spec("top-p:selector=sparq")};
+  EXPECT_TRUE(ResolveAttention(spec("top-p:p=0.5"), sparq, 16).ok());
+  for (const char* needs : {"top-p:selector=quest", "top-p:selector=h2o"}) {
+    EXPECT_EQ(ResolveAttention(spec(needs), sparq, 16).status().code(), StatusCode::kInvalidArgument) << needs;
+  }
+  const std::vector<AttentionSpec> both = {spec("top-p:selector=sparq"), spec("quest"), spec("h2o")};
+  EXPECT_TRUE(ResolveAttention(spec("top-p:selector=h2o"), both, 16).ok());
+}
+
+TEST(AttentionHistory, BelongsToTheSequenceOfItsSlot) {
+  CacheConfig cache;
+  cache.page_size = 4;
+  cache.groups = {{{0, 1, 3}, 2, 8, 8, 0, DType::kF32}, {{2}, 2, 8, 8, 32, DType::kF32}};
+  const auto h2o = MakePolicy(AttentionSpec::Parse("h2o:dense_layers=1:token_budget=16").value(), 4).value();
+  const auto swa = MakePolicy(AttentionSpec::Parse("swa:dense_layers=3:rows=2:token_budget=16").value(), 4).value();
+  const auto quest = MakePolicy(AttentionSpec::Parse("quest:token_budget=16").value(), 4).value();
+  auto history = AttentionHistory::Create(cache, 2, 3, 30);
+  ASSERT_TRUE(history.ok());
+  // Three slots, three layers (2 has a window), two KV heads, eight pages, two floats.
+  EXPECT_EQ(history->bytes(), 3u * 3 * 2 * 8 * 2 * 4);
+  EXPECT_EQ(AttentionHistory::Bytes(cache, 2, 3, 30), history->bytes());
+  EXPECT_EQ(AttentionHistory::Bytes(cache, 0, 3, 30), 0u);
+  EXPECT_EQ(history->Of(0, quest.get(), 10), nullptr);
+
+  PageHistory* a = history->Of(0, h2o.get(), 10);
+  EXPECT_EQ(a[2].values, nullptr);
+  ASSERT_NE(a[1].values, nullptr);
+  EXPECT_EQ(a[3].pages, 3);
+  std::fill_n(a[3].Head(1), 3, 5.0f);
+  a = history->Of(0, h2o.get(), 30);
+  EXPECT_EQ(a[3].pages, 8);
+  EXPECT_EQ(a[3].Head(1)[2], 5.0f);
+  EXPECT_EQ(a[3].Head(1)[3], 0.0f);
+  a[3].Head(1)[7] = 6.0f;
+
+  history->Start(1);
+  history->Fork(0, 1);
+  PageHistory* b = history->Of(1, h2o.get(), 30);
+  EXPECT_NE(b[3].values, a[3].values);
+  EXPECT_EQ(b[3].Head(1)[2], 5.0f);
+  EXPECT_EQ(b[3].Head(1)[7], 6.0f);
+  history->Truncate(1, 9);
+  EXPECT_EQ(history->Of(1, h2o.get(), 9)[3].pages, 3);
+  EXPECT_EQ(history->Of(1, h2o.get(), 30)[3].Head(1)[7], 0.0f);
+  EXPECT_EQ(history->Of(1, h2o.get(), 30)[3].Head(1)[2], 5.0f);
+  EXPECT_EQ(history->Of(0, h2o.get(), 30)[3].Head(1)[7], 6.0f);
+
+  // The slot's next sequence begins with nothing, and may have another policy.
+  history->Start(0);
+  const PageHistory* c = history->Of(0, swa.get(), 30);
+  EXPECT_EQ(c[3].width, 2);
+  for (int head = 0; head < 2; ++head) {
+    for (int i = 0; i < 16; ++i) EXPECT_EQ(c[3].Head(head)[i], 0.0f);
+  }
+}
+
+}  // namespace
+}  // namespace quire
