@@ -17,6 +17,7 @@
 #include "core/base/tensor.h"
 #include "core/model/families.h"
 #include "kernels/attention_decode.h"
+#include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/kv_append.h"
 #include "kernels/linear.h"
@@ -360,6 +361,13 @@ class KernelBench {
     attention.row["pages_read"] = pages_read;
     attention.row["pages_total"] = pages * lists;
     attention.bytes = static_cast<double>(pages_read) * format.page_size * token_bytes;
+    if (const SinkWindow window = policy.WindowAt(depth); window.window > 0) {
+      AttentionSinksParams sinks{decode, decode.q, decode.q_stride, 0, window.sinks};  // turning queries is left out
+      sinks.decode.window = window.window;
+      ASSIGN_OR_RETURN(void* workspace, arena_.Bytes(AttentionSinksWorkspace(sinks)));
+      attention.run = [this, sinks, workspace] { AttentionDecodeSinks(ctx_, sinks, workspace); };
+      return OkStatus();
+    }
     selections_.push_back(std::make_unique<SelectionView>(view));
     decode.selection = selections_.back().get();
     ASSIGN_OR_RETURN(void* workspace, arena_.Bytes(AttentionDecodeWorkspace(decode)));

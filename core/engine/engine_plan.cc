@@ -11,6 +11,7 @@
 #include "core/model/decoder_attention.h"
 #include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
+#include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_mass.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/linear.h"
@@ -103,6 +104,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
   size_t workspace = 0;
   size_t selection = 0;
   size_t remembered = 0;
+  size_t turned = 0;
   for (int g = 0; g < executor.limits.cache_groups; ++g) {
     const PageFormat format = FormatOf(executor.cache, g);
     const int64_t room = int64_t{executor.capacity[g].pages} * format.page_size / rows;
@@ -143,6 +145,12 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size();
       remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
     }
+    for (const auto& policy : plan.policies) {
+      if (window > 0 || policy->IsDense(length, config.layers - 1, format.page_size)) continue;
+      if (policy->WindowAt(length).window == 0) continue;
+      workspace = std::max(workspace, AttentionSinksWorkspace({decode, nullptr, 0, 0, 0}));
+      turned = sizeof(float) * rows * (plan.shard.q_heads.size() * config.head_dim + config.rope.rotary_dim);
+    }
     if (window > 0) continue;  // such layers attend to their window, whatever the policy
     for (const auto& policy : plan.policies) {
       if (policy->IsDense(length, config.layers - 1, format.page_size)) continue;
@@ -157,7 +165,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       selection = std::max(selection, lists * (policy->MaxPages(max_length, format.page_size) + 1) * sizeof(int32_t));
     }
   }
-  return workspace + selection + remembered;
+  return workspace + selection + remembered + turned;
 }
 
 // What Executor and Decoder make before the first step.

@@ -135,6 +135,9 @@ struct Decoder::Impl {
   Scratch scratch;
   DecoderRows rows;
   AttentionStats stats;
+  std::vector<int32_t> turns;  // [decode rows] positions by which queries are turned on for their sinks
+  GrowBuffer turn_tables;      // [decode rows][2][rotary_dim / 2]
+  bool any_turn = false;
   // The rows that run now: all of the step, and in the last layer after attention those with logits.
   float* residual = nullptr;
   float* attended = nullptr;
@@ -143,6 +146,7 @@ struct Decoder::Impl {
   Status Forward(const ForwardBatch& batch, float* logits);
   // residual += partial, normed before where the model says so; normed = its norm with `weight`.
   void JoinResidual(const Tensor& post_norm, const Tensor& weight);
+  Status FillTurns(const ForwardBatch& batch);
   Status EmbedRows();
   void ProjectQkv(int layer);
   Status Attend(const ForwardBatch& batch, int layer);
@@ -157,6 +161,25 @@ struct Decoder::Impl {
 Status Decoder::Impl::SumPartial() {
   if (plan.tp == 1) return OkStatus();
   return comm->AllReduce({scratch.partial, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream);
+}
+
+Status Decoder::Impl::FillTurns(const ForwardBatch& batch) {
+  const int page_size = batch.caches[0].table.format.page_size;
+  turns.assign(rows.decode_rows, 0);
+  any_turn = false;
+  for (int row = 0; row < rows.decode_rows; ++row) {
+    const AttentionPolicy* policy = rows.policy[row];
+    // The last layer is sparse if any is.
+    if (policy == nullptr || policy->IsDense(rows.len[row], config.layers - 1, page_size)) continue;
+    const SinkWindow window = policy->WindowAt(rows.len[row]);
+    if (window.window == 0) continue;
+    turns[row] = static_cast<int32_t>(-window.shift);
+    any_turn = rope.half() > 0;
+  }
+  if (!any_turn) return OkStatus();
+  RETURN_IF_ERROR(turn_tables.Reserve(sizeof(float) * rows.decode_rows * 2 * rope.half()));
+  rope.FillTurns(ctx, rows, turns.data(), turn_tables.As<float>());
+  return OkStatus();
 }
 
 Status Decoder::Impl::EmbedRows() {
@@ -217,6 +240,8 @@ Status Decoder::Impl::Attend(const ForwardBatch& batch, int layer) {
                             .window = kind_windows[kind],
                             .pages = cache.layers[index_in_kind[layer]],
                             .table = cache.table,
+                            .rope = &config.rope,
+                            .turns = any_turn ? turn_tables.As<float>() : nullptr,
                             .qkv = scratch.qkv,
                             .out = scratch.attended};
   return attention.Run(step, rows, stats);
@@ -282,6 +307,7 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   attended = scratch.attended;
   rope.Fill(ctx, rows, scratch.cos_sin);
   if (window_rope) window_rope->Fill(ctx, rows, scratch.window_cos_sin);
+  RETURN_IF_ERROR(FillTurns(batch));
   RETURN_IF_ERROR(EmbedRows());
   for (int layer = 0; layer < config.layers; ++layer) {
     ProjectQkv(layer);
@@ -337,7 +363,7 @@ Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, c
 
 Status Decoder::Forward(const ForwardBatch& batch, float* logits) { return impl_->Forward(batch, logits); }
 const AttentionStats& Decoder::last_stats() const { return impl_->stats; }
-size_t Decoder::scratch_bytes() const { return impl_->scratch.memory.size() + impl_->attention.scratch_bytes(); }
+size_t Decoder::scratch_bytes() const { return impl_->scratch.memory.size() + impl_->turn_tables.size() + impl_->attention.scratch_bytes(); }
 void Decoder::set_observer(SelectionObserver* observer) { impl_->attention.set_observer(observer); }
 
 }  // namespace quire

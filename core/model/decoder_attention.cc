@@ -7,7 +7,9 @@
 #include "core/base/clock.h"
 #include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
+#include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_mass.h"
+#include "kernels/elementwise.h"
 #include "kernels/kv_append.h"
 
 namespace quire {
@@ -54,7 +56,7 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
 
 size_t AttentionRunner::scratch_bytes() const {
   return workspace_.size() + selection_memory_.size() + group_send_.size() + group_all_.size() + group_q_.size() +
-         mass_.size() + lse_.size();
+         turned_.size() + mass_.size() + lse_.size();
 }
 
 Status AttentionRunner::Run(const LayerAttention& step, DecoderRows& rows, AttentionStats& stats) {
@@ -120,11 +122,17 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages));
     params.mass = mass_.As<float>();
   }
-  RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(params)));
-  if (softcap_ > 0) {
-    AttentionDecode(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
+  const SinkWindow window =
+      run.policy == nullptr ? SinkWindow{} : run.policy->WindowAt(rows.len[run.begin]);
+  if (window.window > 0) {
+    RETURN_IF_ERROR(AttendSinks(step, params, run, window));
   } else {
-    AttentionDecode(ctx_, params, workspace_.As<void>());
+    RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(params)));
+    if (softcap_ > 0) {
+      AttentionDecode(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
+    } else {
+      AttentionDecode(ctx_, params, workspace_.As<void>());
+    }
   }
   stats.attention_seconds += NowSeconds() - attention_start;
   if (run.remembers) {
@@ -147,6 +155,39 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     stats.row_pages_total[rows.source[row]] += live;
     stats.row_pages_read[rows.source[row]] += read;
   }
+  return OkStatus();
+}
+
+Status AttentionRunner::AttendSinks(const LayerAttention& step, const AttentionDecodeParams& decode,
+                                    const DecodeRun& run, const SinkWindow& window) {
+  const int64_t width = int64_t{q_heads_} * head_dim_;
+  AttentionSinksParams params;
+  params.decode = decode;
+  params.decode.selection = nullptr;
+  params.decode.window = window.window;
+  params.sinks = window.sinks;
+  params.q_sinks = decode.q;
+  params.q_sinks_stride = decode.q_stride;
+  params.softcap = softcap_;
+  if (step.turns != nullptr && window.sinks > 0) {
+    RETURN_IF_ERROR(turned_.Reserve(sizeof(float) * decode.rows * width));
+    float* turned = turned_.As<float>();
+    for (int64_t row = 0; row < decode.rows; ++row) {
+      std::memcpy(turned + row * width, decode.q + row * decode.q_stride, sizeof(float) * width);
+    }
+    Rope(ctx_, {.x = turned,
+                .x_stride = width,
+                .rows = decode.rows,
+                .heads = q_heads_,
+                .head_dim = head_dim_,
+                .rotary_dim = step.rope->rotary_dim,
+                .interleaved = step.rope->interleaved,
+                .cos_sin = step.turns + int64_t{run.begin} * step.rope->rotary_dim});
+    params.q_sinks = turned;
+    params.q_sinks_stride = width;
+  }
+  RETURN_IF_ERROR(workspace_.Reserve(AttentionSinksWorkspace(params)));
+  AttentionDecodeSinks(ctx_, params, workspace_.As<void>());
   return OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include "core/model/decoder.h"
 #include "core/model/decoder_rows.h"
 #include "core/model/decoder_scratch.h"
+#include "kernels/attention_decode.h"
 
 namespace quire {
 
@@ -19,6 +20,9 @@ struct LayerAttention {
   int window = 0;      // 0: none
   LayerPages pages;
   PageTableView table;
+  const RopeConfig* rope = nullptr;
+  // [decode_rows][2][rotary_dim / 2] what turns queries to where they stand for their sinks; null: no row has any.
+  const float* turns = nullptr;
   const float* qkv = nullptr;  // [rows][(q_heads + 2 * kv_heads) * head_dim], rotated; rows by place
   float* out = nullptr;        // [rows][q_heads * head_dim]
 };
@@ -47,6 +51,9 @@ class AttentionRunner {
   };
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
   Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
+  // Over sinks and a window, by a policy whose positions count inside what it keeps.
+  Status AttendSinks(const LayerAttention& step, const AttentionDecodeParams& decode, const DecodeRun& run,
+                     const SinkWindow& window);
   Status RunPrefill(const LayerAttention& step, DecoderRows& rows);
   // Shows the run's rows to their policies; mass_ is theirs.
   Status RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, int64_t mass_pages);
@@ -72,6 +79,7 @@ class AttentionRunner {
   std::vector<int64_t> counts_;
   SelectionView selection_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
+  GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
   GrowBuffer mass_;                     // [rows][kv_heads][pages]
   GrowBuffer lse_;                      // [rows][q_heads], of prompts
   std::vector<PageHistory> histories_;  // [rows] of one run

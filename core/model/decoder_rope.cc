@@ -18,15 +18,24 @@ int64_t RopeTables::FrequencyLength(int32_t rope_len) const {
 }
 
 void RopeTables::Fill(const Context& ctx, const DecoderRows& rows, float* cos_sin) {
-  for (int begin = 0; begin < rows.rows;) {
+  FillRows(ctx, rows, rows.pos.data(), rows.rows, magnitude_, cos_sin);
+}
+
+void RopeTables::FillTurns(const Context& ctx, const DecoderRows& rows, const int32_t* turns, float* cos_sin) {
+  FillRows(ctx, rows, turns, rows.decode_rows, 1.0f, cos_sin);  // the queries have the magnitude already
+}
+
+void RopeTables::FillRows(const Context& ctx, const DecoderRows& rows, const int32_t* positions, int count,
+                          float magnitude, float* cos_sin) {
+  for (int begin = 0; begin < count;) {
     const int64_t length = FrequencyLength(rows.rope_len[begin]);
     int end = begin + 1;
-    while (end < rows.rows && FrequencyLength(rows.rope_len[end]) == length) ++end;
+    while (end < count && FrequencyLength(rows.rope_len[end]) == length) ++end;
     if (length != cached_length_) {
       inv_freq_ = RopeInverseFrequencies(config_, length);
       cached_length_ = length;
     }
-    RopeTable(ctx, rows.pos.data() + begin, end - begin, inv_freq_.data(), half_, magnitude_,
+    RopeTable(ctx, positions + begin, end - begin, inv_freq_.data(), half_, magnitude,
               cos_sin + int64_t{begin} * 2 * half_);
     begin = end;
   }

@@ -17,9 +17,14 @@ class RopeTables {
 
   // cos_sin: [rows][2][half()], by place.
   void Fill(const Context& ctx, const DecoderRows& rows, float* cos_sin);
+  // What turns rotated queries of the decode rows on by so many positions, which may be negative. turns: [decode_rows],
+  // cos_sin: [decode_rows][2][half()].
+  void FillTurns(const Context& ctx, const DecoderRows& rows, const int32_t* turns, float* cos_sin);
   int half() const { return half_; }
 
  private:
+  void FillRows(const Context& ctx, const DecoderRows& rows, const int32_t* positions, int count, float magnitude,
+                float* cos_sin);
   // The length whose frequencies a row uses: all lengths up to the original maximum share one set.
   int64_t FrequencyLength(int32_t rope_len) const;
 

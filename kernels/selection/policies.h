@@ -30,6 +30,9 @@ Result<std::unique_ptr<AttentionPolicy>> MakeSparqPolicy(const PolicyOptions& op
 PolicyInfo SwaPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeSwaPolicy(const PolicyOptions& options, int page_size);
 
+PolicyInfo StreamingPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeStreamingPolicy(const PolicyOptions& options, int page_size);
+
 PolicyInfo H2oPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeH2oPolicy(const PolicyOptions& options, int page_size);
 

@@ -71,6 +71,14 @@ struct SelectParams {
   const PageHistory* history = nullptr;  // [rows] this layer's, of the row's sequence; null unless declared
 };
 
+// A row that sees the first `sinks` tokens, for which its query stands `shift` positions further back, and the last
+// `window` tokens, which don't meet the first. window 0: no such row; the selection says what it sees.
+struct SinkWindow {
+  int sinks = 0;
+  int window = 0;
+  int64_t shift = 0;
+};
+
 class AttentionPolicy {
  public:
   virtual ~AttentionPolicy() = default;
@@ -88,6 +96,9 @@ class AttentionPolicy {
   virtual int64_t SelectLineBytes(const SelectParams& params) const { return SelectBytes(params); }
   // Fills selection (pages, counts) for every (row, KV head). Rows have IsDense == false. Deterministic.
   virtual void Select(const Context& ctx, const SelectParams& params, SelectionView selection, void* workspace) const = 0;
+  // For policies whose positions count inside what is kept: how a row of `length` tokens attends where IsDense is false.
+  // sinks and window are the same at all such lengths. The selection's pages are those of both parts.
+  virtual SinkWindow WindowAt(int64_t length) const;
   // A row has attended in a layer where this policy is not always dense: what history makes of it. Called for each
   // decode row, and of prompts for the rows that Declare asks for, in the order of positions, after Select; the history
   // has entries for all pages that the row saw, and perhaps for later ones. Different heads from different threads.

@@ -22,6 +22,7 @@ const std::vector<Row>& Rows() {
       {HybridPolicyInfo(), MakeHybridPolicy},
       {SparqPolicyInfo(), MakeSparqPolicy},
       {SwaPolicyInfo(), MakeSwaPolicy},
+      {StreamingPolicyInfo(), MakeStreamingPolicy},
       {H2oPolicyInfo(), MakeH2oPolicy},
       {TovaPolicyInfo(), MakeTovaPolicy},
   };
@@ -29,6 +30,8 @@ const std::vector<Row>& Rows() {
 }
 
 }  // namespace
+
+SinkWindow AttentionPolicy::WindowAt(int64_t) const { return {}; }
 
 void AttentionPolicy::Remember(const AttentionMass&, int, PageHistory*) const {
   CHECK_EQ(Declare().history, 0);  // who declares a history makes one

@@ -30,7 +30,7 @@ TEST(AttentionSpec, ParsesAndPrintsNameAndOptions) {
 TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("dense", 16), "");
   EXPECT_EQ(Refusal("quest", 16), "");
-  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq, swa, h2o, tova"), std::string::npos);
+  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq, swa, streaming, h2o, tova"), std::string::npos);
   EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
   EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
   EXPECT_NE(Refusal("quest:token_budget=0", 16), "");
@@ -61,6 +61,15 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
     EXPECT_NE(Refusal(std::string(name) + ":token_budget=64:recent_tokens=64", 16).find("at least"),
               std::string::npos);
   }
+  EXPECT_EQ(Refusal("streaming:token_budget=64", 16), "");
+  EXPECT_EQ(Refusal("streaming:token_budget=5", 16), "");
+  EXPECT_NE(Refusal("streaming:token_budget=4", 16).find("give at least 5"), std::string::npos);
+  EXPECT_NE(Refusal("streaming:token_budget=64:sink_tokens=8:recent_tokens=57", 16).find("at least 65"),
+            std::string::npos);
+  EXPECT_EQ(Refusal("streaming:token_budget=64:sink_tokens=8:recent_tokens=56", 16), "");
+  EXPECT_NE(Refusal("streaming:recent_tokens=0", 16), "");
+  EXPECT_NE(Refusal("streaming:sink_tokens=-1", 16), "");
+  EXPECT_NE(Refusal("streaming:keep=1", 16).find("has no option 'keep'"), std::string::npos);
   EXPECT_NE(Refusal("hybrid:keep=1", 16).find("has no option 'keep'"), std::string::npos);
   EXPECT_NE(Refusal("quest:channels=1", 16).find("has no option 'channels'"), std::string::npos);
   EXPECT_NE(Refusal("hierarchical:token_budget=47", 16).find("'hierarchical': token_budget 47"), std::string::npos);

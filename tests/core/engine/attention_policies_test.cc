@@ -64,7 +64,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("quest:token_budget=32:dense_layers=0", "hierarchical:token_budget=32:dense_layers=1",
                       "hybrid:token_budget=32:dense_layers=0", "sparq:token_budget=32:dense_layers=0:channels=8",
                       "h2o:token_budget=32:dense_layers=0", "swa:token_budget=32:dense_layers=1",
-                      "swa:token_budget=40:dense_layers=0:rows=9", "tova:token_budget=32:dense_layers=0"),
+                      "swa:token_budget=40:dense_layers=0:rows=9", "tova:token_budget=32:dense_layers=0",
+                      "streaming:token_budget=30:dense_layers=0"),
     [](const auto& info) {
       std::string name = std::string(info.param).substr(0, std::string(info.param).find(':'));
       std::erase(name, '-');
