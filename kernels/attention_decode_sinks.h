@@ -8,8 +8,8 @@
 namespace quire {
 
 struct AttentionSinksParams {
-  // rows, lengths, pages and outputs; q is for the window. selection, mass: null. window: the last tokens that a row sees, at
-  // least 1.
+  // rows, lengths, pages and outputs; q is for the window. selection, mass: null. window: the last tokens that a row
+  // sees, at least 1.
   AttentionDecodeParams decode;
   const float* q_sinks = nullptr;  // [rows][q_heads][k_dim], row stride q_sinks_stride; for the sinks
   int64_t q_sinks_stride = 0;

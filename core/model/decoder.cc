@@ -363,7 +363,9 @@ Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, c
 
 Status Decoder::Forward(const ForwardBatch& batch, float* logits) { return impl_->Forward(batch, logits); }
 const AttentionStats& Decoder::last_stats() const { return impl_->stats; }
-size_t Decoder::scratch_bytes() const { return impl_->scratch.memory.size() + impl_->turn_tables.size() + impl_->attention.scratch_bytes(); }
+size_t Decoder::scratch_bytes() const {
+  return impl_->scratch.memory.size() + impl_->turn_tables.size() + impl_->attention.scratch_bytes();
+}
 void Decoder::set_observer(SelectionObserver* observer) { impl_->attention.set_observer(observer); }
 
 }  // namespace quire

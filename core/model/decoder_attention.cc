@@ -236,6 +236,7 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   params.layer = step.layer;
   params.pages = step.pages;
   params.table = step.table;
+  params.scale = scale_;
   if (run.remembers) {
     histories_.clear();
     for (int row = run.begin; row < run.end; ++row) histories_.push_back(rows.history[row][step.layer]);

@@ -22,6 +22,7 @@ Result<PageOptions> PageOptions::Read(std::string_view policy, OptionReader* rea
   RETURN_IF_ERROR(reader->Integer("sink_tokens", 0, kMost, &o.sink_tokens));
   RETURN_IF_ERROR(reader->Integer("recent_tokens", 0, kMost, &o.recent_tokens));
   RETURN_IF_ERROR(reader->Integer("dense_layers", 0, kMost, &o.dense_layers));
+  RETURN_IF_ERROR(reader->Number("budget_share", 0, 1, &o.budget_share));
   const PageBudget budget = PageBudget::Create(o.token_budget, o.sink_tokens, o.recent_tokens, page_size);
   const int64_t least = int64_t{budget.sinks} + budget.recent + 1;
   if (budget.budget < least) {
@@ -43,17 +44,17 @@ Status PageOptions::ReadReduce(OptionReader* reader, GroupReduce* reduce) {
 }
 
 bool PagePolicy::IsDense(int64_t length, int layer, int) const {
-  return options_.token_budget >= length || layer < options_.dense_layers;
+  return options_.BudgetAt(length) >= length || layer < options_.dense_layers;
 }
 
 int PagePolicy::MaxPages(int64_t length, int page_size) const {
   const int64_t pages = (length + page_size - 1) / page_size;
-  return static_cast<int>(std::min<int64_t>(pages, options_.token_budget / page_size));
+  return static_cast<int>(std::min<int64_t>(pages, options_.BudgetAt(length) / page_size));
 }
 
 ForcedPages PagePolicy::Forced(int64_t length) const {
   const PageBudget budget =
-      PageBudget::Create(options_.token_budget, options_.sink_tokens, options_.recent_tokens, page_size_);
+      PageBudget::Create(options_.BudgetAt(length), options_.sink_tokens, options_.recent_tokens, page_size_);
   return ForcedPages::Create(budget, length, page_size_);
 }
 

@@ -20,10 +20,15 @@ enum class RecentDefault { kOnePage, kHalfOfTheBudget };
 
 struct PageOptions {
   int64_t token_budget = 2048;
+  double budget_share = 0;  // of the length: the budget is the larger of the two
   int64_t sink_tokens = 0;    // Read sets one page
   int64_t recent_tokens = 0;  // as sink_tokens
   int64_t dense_layers = 2;
   GroupReduce reduce = GroupReduce::kMax;
+
+  int64_t BudgetAt(int64_t length) const {
+    return std::max(token_budget, static_cast<int64_t>(budget_share * static_cast<double>(length)));
+  }
 
   // INVALID_ARGUMENT for a value out of range, or a budget below sinks + recent + the current page. Leaves
   // group_reduce and Finish to the caller, who may have options of its own.
@@ -35,10 +40,12 @@ struct PageOptions {
 // How PolicyInfo::options names them.
 inline constexpr std::string_view kPageOptions =
     "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default one page, and the partly "
-    "filled one), dense_layers (default 2)";
+    "filled one), dense_layers (default 2), budget_share (0 to 1: the budget is at least that part of the length; "
+    "default 0)";
 inline constexpr std::string_view kHalfRecentPageOptions =
     "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default half of the budget's pages "
-    "with the partly filled one), dense_layers (default 2)";
+    "with the partly filled one), dense_layers (default 2), budget_share (0 to 1: the budget is at least that part of the "
+    "length; default 0)";
 inline constexpr std::string_view kReduceOption = ", group_reduce (max, mean or sum; default max)";
 
 class PagePolicy : public AttentionPolicy {

@@ -36,6 +36,9 @@ Result<std::unique_ptr<AttentionPolicy>> MakeStreamingPolicy(const PolicyOptions
 PolicyInfo H2oPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeH2oPolicy(const PolicyOptions& options, int page_size);
 
+PolicyInfo TopPPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeTopPPolicy(const PolicyOptions& options, int page_size);
+
 PolicyInfo TovaPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeTovaPolicy(const PolicyOptions& options, int page_size);
 

@@ -68,6 +68,7 @@ struct SelectParams {
   int layer = 0;
   LayerPages pages;
   PageTableView table;
+  float scale = 0;  // of q·k before the softmax; 0: 1 / √k_dim
   const PageHistory* history = nullptr;  // [rows] this layer's, of the row's sequence; null unless declared
 };
 

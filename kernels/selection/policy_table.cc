@@ -25,6 +25,7 @@ const std::vector<Row>& Rows() {
       {StreamingPolicyInfo(), MakeStreamingPolicy},
       {H2oPolicyInfo(), MakeH2oPolicy},
       {TovaPolicyInfo(), MakeTovaPolicy},
+      {TopPPolicyInfo(), MakeTopPPolicy},
   };
   return rows;
 }

@@ -28,7 +28,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("quest:", "quest:group_reduce=sum:", "hierarchical:", "hierarchical:keep=0.001:",
                       "hierarchical:keep=1:", "hierarchical:group_reduce=mean:", "hybrid:", "hybrid:channels=3:",
                       "hybrid:channels=1000:group_reduce=sum:", "sparq:", "sparq:channels=6:", "sparq:channels=1000:",
-                      "h2o:recent_tokens=16:", "swa:recent_tokens=16:", "swa:rows=1:recent_tokens=16:", "tova:"));
+                      "h2o:recent_tokens=16:", "swa:recent_tokens=16:", "swa:rows=1:recent_tokens=16:", "tova:",
+                      "top-p:p=1:loose=0.01:", "top-p:selector=h2o:p=1:loose=0.01:recent_tokens=16:"));
 
 TEST_P(PagePolicies, BitsDependNeitherOnThreadsNorBatchNorPhysicalPages) {
   PagedCache cache(DType::kBF16, 16, 2, 64, 64, {2500, 1500}, 1, true);
@@ -175,6 +176,10 @@ TEST_P(PagePolicies, BytesAreCountedByTheFormulaAndInWholeLines) {
   if (spec.starts_with("sparq")) {
     EXPECT_EQ(bytes, 16 * 320 * 2 * 2 * (spec == "sparq:" ? 32 : spec == "sparq:channels=6:" ? 6 : 64));
     EXPECT_EQ(lines, bytes);  // at 16 tokens a page a word's run is a line
+  } else if (spec.starts_with("top-p")) {
+    const int64_t loose_keys = 2 * 16 * 16 * 64 * 2;
+    EXPECT_EQ(bytes, loose_keys + (spec.starts_with("top-p:selector=h2o") ? 320 * 2 * 4 : 320 * vectors));
+    EXPECT_EQ(lines, bytes);
   } else if (policy->Declare().history > 0) {
     EXPECT_EQ(bytes, 320 * 2 * 4 * (spec.starts_with("swa:recent") ? 4 : 1));
     EXPECT_EQ(lines, bytes);

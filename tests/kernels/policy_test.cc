@@ -30,7 +30,9 @@ TEST(AttentionSpec, ParsesAndPrintsNameAndOptions) {
 TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("dense", 16), "");
   EXPECT_EQ(Refusal("quest", 16), "");
-  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq, swa, streaming, h2o, tova"), std::string::npos);
+  EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq, swa, streaming, h2o, tova, "
+                                       "top-p"),
+            std::string::npos);
   EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
   EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
   EXPECT_NE(Refusal("quest:token_budget=0", 16), "");
@@ -70,6 +72,17 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_NE(Refusal("streaming:recent_tokens=0", 16), "");
   EXPECT_NE(Refusal("streaming:sink_tokens=-1", 16), "");
   EXPECT_NE(Refusal("streaming:keep=1", 16).find("has no option 'keep'"), std::string::npos);
+  for (const char* good : {"top-p", "top-p:p=0", "top-p:p=1:loose=1", "top-p:selector=hybrid:channels=4",
+                           "top-p:selector=h2o:token_budget=64", "top-p:selector=tova", "top-p:selector=swa:rows=2",
+                           "top-p:selector=sparq:loose=0.01", "quest:budget_share=0.5"}) {
+    EXPECT_EQ(Refusal(good, 16), "") << good;
+  }
+  for (const char* bad : {"p=1.1", "p=-0.1", "p=nan", "loose=0", "loose=1.5", "selector=streaming", "selector=dense",
+                          "selector=top-p", "budget_share=0.5", "channels=4", "nonsense=1", "token_budget=47",
+                          "selector=hybrid:keep=1"}) {
+    EXPECT_NE(Refusal(std::string("top-p:") + bad, 16).find("'top-p'"), std::string::npos) << bad;
+  }
+  EXPECT_NE(Refusal("quest:budget_share=1.01", 16).find("0 to 1"), std::string::npos);
   EXPECT_NE(Refusal("hybrid:keep=1", 16).find("has no option 'keep'"), std::string::npos);
   EXPECT_NE(Refusal("quest:channels=1", 16).find("has no option 'channels'"), std::string::npos);
   EXPECT_NE(Refusal("hierarchical:token_budget=47", 16).find("'hierarchical': token_budget 47"), std::string::npos);
@@ -97,6 +110,17 @@ TEST(MakePolicy, DenseOrSparseDependsOnLengthAndLayerAlone) {
   ASSERT_TRUE(dense.ok());
   EXPECT_TRUE((*dense)->IsDense(1 << 20, 99, 16));
   EXPECT_EQ((*dense)->MaxPages(33, 16), 3);
+}
+
+TEST(MakePolicy, ABudgetMayBeAPartOfTheLength) {
+  const auto policy = MakePolicy(*AttentionSpec::Parse("quest:token_budget=64:budget_share=0.25:dense_layers=0"), 16);
+  ASSERT_TRUE(policy.ok());
+  EXPECT_TRUE((*policy)->IsDense(64, 0, 16));
+  EXPECT_FALSE((*policy)->IsDense(65, 0, 16));
+  EXPECT_EQ((*policy)->MaxPages(256, 16), 4);
+  EXPECT_EQ((*policy)->MaxPages(16000, 16), 250);
+  const auto all = MakePolicy(*AttentionSpec::Parse("quest:budget_share=1:dense_layers=0"), 16);
+  EXPECT_TRUE((*all)->IsDense(1 << 20, 0, 16));
 }
 
 TEST(PolicyTable, EveryRowMakesAPolicyOfItsName) {

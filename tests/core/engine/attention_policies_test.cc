@@ -65,7 +65,8 @@ INSTANTIATE_TEST_SUITE_P(
                       "hybrid:token_budget=32:dense_layers=0", "sparq:token_budget=32:dense_layers=0:channels=8",
                       "h2o:token_budget=32:dense_layers=0", "swa:token_budget=32:dense_layers=1",
                       "swa:token_budget=40:dense_layers=0:rows=9", "tova:token_budget=32:dense_layers=0",
-                      "streaming:token_budget=30:dense_layers=0"),
+                      "streaming:token_budget=30:dense_layers=0", "top-p:token_budget=32:loose=0.5:dense_layers=0",
+                      "top-p:selector=h2o:token_budget=40:p=0.8:dense_layers=1"),
     [](const auto& info) {
       std::string name = std::string(info.param).substr(0, std::string(info.param).find(':'));
       std::erase(name, '-');
