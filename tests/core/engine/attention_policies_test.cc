@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 
 #include "core/engine/attention_history.h"
 #include "core/engine/request_check.h"
@@ -250,6 +252,47 @@ TEST_P(EnginePolicies, TokensAndPagesAreTheSameOnOneToFourRanks) {
     ASSERT_TRUE(engine->Run().ok());
     EXPECT_EQ(collector.at(id).ids, many.ids);
   }
+}
+
+// With one layer a token's K and V depend on the token alone, so a long sequence under streaming and a short one of the
+// kept tokens under dense attention give the same distribution: if the query is turned for its sinks by as much as lies
+// between, and the right way.
+TEST(StreamingModel, SeesWhatAModelSeesThatHoldsTheKeptTokensAlone) {
+  const std::filesystem::path folder = std::filesystem::path(::testing::TempDir()) / "one_layer_streaming";
+  std::filesystem::create_directories(folder);
+  std::string config = ReadAll(DataPath("gqa-dummy/config.json"));
+  const std::string layers = "\"num_hidden_layers\": 3";
+  ASSERT_NE(config.find(layers), std::string::npos);
+  config.replace(config.find(layers), layers.size(), "\"num_hidden_layers\": 1");
+  std::ofstream(folder / "config.json") << config;
+  EngineOptions options;
+  options.model = folder.string();
+  options.load_format = "dummy";
+  options.load_tokenizer = false;
+  options.threads = 1;
+  options.dtype = "float32";
+  options.page_size = 4;
+  options.max_num_seqs = 1;
+  options.max_model_len = 256;
+  options.attention = {{}, AttentionSpec::Parse("streaming:token_budget=24:sink_tokens=5:dense_layers=0").value()};
+  auto engine = MakeEngine(options);
+  ASSERT_NE(engine, nullptr);
+  const std::vector<int32_t> all = Ids(150, 3);
+  const auto last_logprobs = [&](std::vector<int32_t> prompt, int policy) {
+    GenerationRequest request = Greedy(std::move(prompt), 2);
+    request.attention = options.attention[static_cast<size_t>(policy)];
+    request.forced = {all[149], 7};  // the second is what a decode row gives
+    request.logprobs = 20;
+    return RunOne(*engine, request).logprobs.back();
+  };
+  const TokenLogprobs streaming = last_logprobs({all.begin(), all.begin() + 149}, 1);
+  std::vector<int32_t> kept(all.begin(), all.begin() + 5);
+  kept.insert(kept.end(), all.begin() + 150 - 19, all.begin() + 149);
+  const TokenLogprobs compact = last_logprobs(kept, 0), dense = last_logprobs({all.begin(), all.begin() + 149}, 0);
+  EXPECT_NEAR(streaming.chosen.logprob, compact.chosen.logprob, 1e-4);
+  for (size_t i = 0; i < compact.top.size(); ++i) EXPECT_EQ(streaming.top[i].id, compact.top[i].id) << i;
+  EXPECT_GT(std::abs(dense.chosen.logprob - compact.chosen.logprob), 1e-3);  // what is left out matters
+  std::filesystem::remove_all(folder);
 }
 
 TEST(EnginePolicyOptions, ARequestsMayNotNeedMoreThanTheEngineKeeps) {

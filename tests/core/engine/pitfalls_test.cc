@@ -339,8 +339,9 @@ TEST(Pitfalls, Pitfall06RanksAgreeOnWhatIsInTheCacheAlready) {
     options.max_num_seqs = 3;
     options.max_num_batched_tokens = 23;
     Group group(size, options);
-    std::vector<std::vector<int32_t>> ids;
-    for (const Output& out : RunAll(*group, {forked, resumed, plain})) ids.push_back(out.ids);
+    const std::vector<Output> outputs = RunAll(*group, {forked, resumed, plain});
+    // The greedy ones: what is drawn may turn on the rounding of sums over ranks.
+    const std::vector<std::vector<int32_t>> ids = {outputs[3].ids, outputs[4].ids};
     if (one.empty()) one = ids;
     EXPECT_EQ(ids, one) << size << " ranks";
     EXPECT_GT(group.watchers[0]->calls.size(), 100u);
