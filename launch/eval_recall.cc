@@ -83,10 +83,6 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
       return Internal(spec.ToString() + " left out more than quest's bound allows in " +
                       std::to_string(total.broken_bounds) + " of " + std::to_string(total.bounds) + " cases");
     }
-    if (total.steps == 0) {
-      return InvalidArgument(spec.ToString() + " reads the same places whatever their scores, so there is no choice to "
-                             "measure; see what it costs with eval perplexity or agreement");
-    }
     const double steps = static_cast<double>(total.steps);
     Json row;
     RETURN_IF_ERROR(AddAttentionFields(spec, engine->options().page_size, &row));
