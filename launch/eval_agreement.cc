@@ -147,10 +147,7 @@ Status RunAgreement(const AgreementFlags& flags, const Seat& seat) {
                      std::to_string(got.reads.pages_total), Fixed(got.seconds, 1)});
   }
   progress.Finish();
-  if (flags.format == "json")
-    WriteJson({{"results", std::move(results)}});
-  else
-    WriteTable(table);
+  WriteResults(flags.format, std::move(results), table);
   return OkStatus();
 }
 

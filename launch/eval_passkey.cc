@@ -146,10 +146,7 @@ Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
     }
   }
   progress.Finish();
-  if (flags.format == "json")
-    WriteJson({{"results", std::move(results)}});
-  else
-    WriteTable(table);
+  WriteResults(flags.format, std::move(results), table);
   return OkStatus();
 }
 

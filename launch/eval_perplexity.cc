@@ -61,10 +61,7 @@ Status RunPerplexity(const PerplexityFlags& flags, const Seat& seat) {
                      std::to_string(score.reads.pages_read), std::to_string(score.reads.pages_total), Fixed(score.seconds, 1)});
   }
   progress.Finish();
-  if (flags.format == "json")
-    WriteJson({{"results", std::move(results)}});
-  else
-    WriteTable(table);
+  WriteResults(flags.format, std::move(results), table);
   return OkStatus();
 }
 

@@ -105,10 +105,7 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   }
   engine->set_selection_observer(nullptr);
   progress.Finish();
-  if (flags.format == "json")
-    WriteJson({{"results", std::move(results)}});
-  else
-    WriteTable(table);
+  WriteResults(flags.format, std::move(results), table);
   return OkStatus();
 }
 

@@ -262,10 +262,7 @@ Status RunTasks(const TaskFlags& flags, const Seat& seat) {
   if (predictions.is_open() && !predictions.flush()) {
     return ResourceExhausted("--predictions: " + flags.predictions + " could not be written to its end");
   }
-  if (flags.format == "json")
-    WriteJson({{"results", std::move(results)}});
-  else
-    WriteTable(table);
+  WriteResults(flags.format, std::move(results), table);
   return OkStatus();
 }
 

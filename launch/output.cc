@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 namespace quire::launch {
 namespace {
@@ -81,6 +82,14 @@ void AddReads(const AttentionReads& reads, Json* row) {
   (*row)["pages_total"] = reads.pages_total;
   (*row)["bytes_read"] = reads.bytes_read;
   (*row)["bytes_total"] = reads.bytes_total;
+}
+
+void WriteResults(const std::string& format, Json results, const std::vector<std::vector<std::string>>& table) {
+  if (format == "json") {
+    WriteJson({{"results", std::move(results)}});
+  } else {
+    WriteTable(table);
+  }
 }
 
 }  // namespace quire::launch

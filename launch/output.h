@@ -34,5 +34,7 @@ std::string HumanBytes(double bytes);         // "93.1 MiB"
 Status AddAttentionFields(const AttentionSpec& spec, int page_size, Json* row);
 // pages_read, pages_total, bytes_read, bytes_total.
 void AddReads(const AttentionReads& reads, Json* row);
+// A command's result: {"results": results} for the format json, the table for text.
+void WriteResults(const std::string& format, Json results, const std::vector<std::vector<std::string>>& table);
 
 }  // namespace quire::launch

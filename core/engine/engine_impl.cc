@@ -14,7 +14,7 @@ namespace quire {
 
 Result<std::string> EngineImpl::Submit(GenerationRequest request, EventCallback callback) {
   const EngineOptions& o = plan_.options;
-  RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, o.max_model_len, tokenizer_ != nullptr, o.page_size, &o.attention}));
+  RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, o.max_model_len, tokenizer_ != nullptr}));
   auto state = std::make_unique<RequestState>();
   ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(request.attention, o.attention, o.page_size));
   state->attention = spec.ToString();

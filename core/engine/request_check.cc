@@ -168,8 +168,7 @@ Status CheckRequest(const GenerationRequest& request, const RequestLimits& limit
                              std::to_string(limits.max_model_len));
     }
   }
-  if (request.resume.has_value()) RETURN_IF_ERROR(CheckResume(request, limits));
-  return ResolveAttention(request.attention, *limits.attention, limits.page_size).status();
+  return request.resume.has_value() ? CheckResume(request, limits) : OkStatus();
 }
 
 SamplerParams MakeSamplerParams(const GenerationRequest& request, uint64_t seed, const std::vector<int32_t>& stop_ids) {

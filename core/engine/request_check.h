@@ -14,10 +14,9 @@ struct RequestLimits {
   int64_t vocab = 0;
   int64_t max_model_len = 0;
   bool has_tokenizer = false;
-  int page_size = 16;
-  const std::vector<AttentionSpec>* attention = nullptr;  // not null; the first is the default
 };
 
+// All but the attention, which ResolveAttention looks at.
 Status CheckRequest(const GenerationRequest& request, const RequestLimits& limits);
 
 // The policy of a request's decode rows: the first of `attention`, the engine's, when it wants none; else what it wants,

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <set>
 
 #include "core/engine/attention_history.h"
 #include "core/engine/request_check.h"
@@ -17,32 +18,14 @@ namespace {
 constexpr int kPrompt = 90;
 constexpr int kOutputs = 30;
 
-std::vector<int32_t> Ids(int count, uint32_t seed) {
-  std::vector<int32_t> ids;
-  for (int i = 0; i < count; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    ids.push_back(static_cast<int32_t>((seed >> 8) % 701u));
-  }
-  return ids;
-}
-
-// tests/data/gqa-dummy: three layers, 8 query heads on 2 KV heads, random weights.
 class EnginePolicies : public ::testing::TestWithParam<const char*> {
  protected:
   AttentionSpec Spec() const { return AttentionSpec::Parse(GetParam()).value(); }
   EngineOptions Options() const {
-    EngineOptions options;
-    options.model = DataPath("gqa-dummy");
-    options.load_format = "dummy";
-    options.load_tokenizer = false;
+    EngineOptions options = GqaOptions({{}, Spec()});
     options.threads = 2;
-    options.dtype = "float32";
-    options.max_num_seqs = 4;
-    options.kv_cache_bytes = 8 << 20;
-    options.page_size = 4;
     options.max_model_len = 256;
     options.batch_invariant = true;
-    options.attention = {{}, Spec()};
     return options;
   }
   GenerationRequest Request() const {
@@ -357,6 +340,52 @@ TEST(AttentionHistory, BelongsToTheSequenceOfItsSlot) {
   for (int head = 0; head < 2; ++head) {
     for (int i = 0; i < 16; ++i) EXPECT_EQ(c[3].Head(head)[i], 0.0f);
   }
+}
+
+// Each gets the tokens, and reads the pages, of an engine that knows its policy alone.
+TEST(PolicyOfARequest, InOneBatchHasOptionsOfItsOwn) {
+  const auto spec = [](const char* text) { return AttentionSpec::Parse(text).value(); };
+  EngineOptions options = ModelOptions("retriever-2m");
+  options.batch_invariant = true;
+  options.attention = {spec("dense"), spec("quest:token_budget=64:dense_layers=1"), spec("hierarchical")};
+  auto engine = MakeEngine(options);
+  ASSERT_NE(engine, nullptr);
+  struct Case {
+    const char* wanted;
+    const char* meant;  // with what it leaves out
+  };
+  const Case cases[] = {{"quest:token_budget=160", "quest:token_budget=160:dense_layers=1"},
+                        {"dense", "dense"},
+                        {"quest", "quest:token_budget=64:dense_layers=1"},
+                        {"hierarchical:token_budget=96:dense_layers=0", "hierarchical:token_budget=96:dense_layers=0"},
+                        {"quest:dense_layers=0", "quest:token_budget=64:dense_layers=0"},
+                        {"quest:token_budget=48:dense_layers=0", "quest:token_budget=48:dense_layers=0"},
+                        {"quest:token_budget=160", "quest:token_budget=160:dense_layers=1"}};
+  Collector together;
+  std::vector<GenerationRequest> requests;
+  for (const Case& c : cases) {
+    GenerationRequest request = Greedy(BytePrompt(300 + 7 * static_cast<int>(requests.size())), 8);
+    request.request_id = std::to_string(requests.size());
+    request.attention = spec(c.wanted);
+    requests.push_back(request);
+    ASSERT_TRUE(engine->Submit(request, together.callback()).ok());
+  }
+  ASSERT_TRUE(engine->Run().ok());
+  std::set<int64_t> read;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    EngineOptions own = options;
+    own.attention = {spec(cases[i].meant)};
+    auto alone = MakeEngine(own);
+    ASSERT_NE(alone, nullptr);
+    requests[i].attention.reset();
+    const Output want = RunOne(*alone, requests[i]);
+    const Output& got = together.at(requests[i].request_id);
+    EXPECT_EQ(got.ids, want.ids) << cases[i].wanted;
+    EXPECT_EQ(got.last.attention.pages_read, want.last.attention.pages_read) << cases[i].wanted;
+    EXPECT_EQ(got.last.attention.pages_total, want.last.attention.pages_total) << cases[i].wanted;
+    read.insert(got.last.attention.pages_read);
+  }
+  EXPECT_GE(read.size(), 6u);  // so the budgets differed in effect
 }
 
 }  // namespace

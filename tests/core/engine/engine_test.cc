@@ -6,7 +6,6 @@
 #include <cmath>
 #include <limits>
 #include <random>
-#include <set>
 #include <thread>
 #include <vector>
 
@@ -57,52 +56,6 @@ TEST(Engine, RetrieverReferenceWholeAndChunkedAndQuestReadsFewerPages) {
     EXPECT_GT(out.last.attention.pages_read, 0);
     EXPECT_LT(out.last.attention.pages_read * 5, out.last.attention.pages_total);
   }
-}
-
-// Each gets the tokens, and reads the pages, of an engine that knows its policy alone.
-TEST(Engine, RequestsOfOneBatchHavePoliciesAndBudgetsOfTheirOwn) {
-  const auto spec = [](const char* text) { return AttentionSpec::Parse(text).value(); };
-  EngineOptions options = ModelOptions(kRetriever);
-  options.batch_invariant = true;
-  options.attention = {spec("dense"), spec("quest:token_budget=64:dense_layers=1"), spec("hierarchical")};
-  auto engine = MakeEngine(options);
-  ASSERT_NE(engine, nullptr);
-  struct Case {
-    const char* wanted;
-    const char* meant;  // with what it leaves out
-  };
-  const Case cases[] = {{"quest:token_budget=160", "quest:token_budget=160:dense_layers=1"},
-                        {"dense", "dense"},
-                        {"quest", "quest:token_budget=64:dense_layers=1"},
-                        {"hierarchical:token_budget=96:dense_layers=0", "hierarchical:token_budget=96:dense_layers=0"},
-                        {"quest:dense_layers=0", "quest:token_budget=64:dense_layers=0"},
-                        {"quest:token_budget=48:dense_layers=0", "quest:token_budget=48:dense_layers=0"},
-                        {"quest:token_budget=160", "quest:token_budget=160:dense_layers=1"}};
-  Collector together;
-  std::vector<GenerationRequest> requests;
-  for (const Case& c : cases) {
-    GenerationRequest request = Greedy(BytePrompt(300 + 7 * static_cast<int>(requests.size())), 8);
-    request.request_id = std::to_string(requests.size());
-    request.attention = spec(c.wanted);
-    requests.push_back(request);
-    ASSERT_TRUE(engine->Submit(request, together.callback()).ok());
-  }
-  ASSERT_TRUE(engine->Run().ok());
-  std::set<int64_t> read;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    EngineOptions own = options;
-    own.attention = {spec(cases[i].meant)};
-    auto alone = MakeEngine(own);
-    ASSERT_NE(alone, nullptr);
-    requests[i].attention.reset();
-    const Output want = RunOne(*alone, requests[i]);
-    const Output& got = together.at(requests[i].request_id);
-    EXPECT_EQ(got.ids, want.ids) << cases[i].wanted;
-    EXPECT_EQ(got.last.attention.pages_read, want.last.attention.pages_read) << cases[i].wanted;
-    EXPECT_EQ(got.last.attention.pages_total, want.last.attention.pages_total) << cases[i].wanted;
-    read.insert(got.last.attention.pages_read);
-  }
-  EXPECT_GE(read.size(), 6u);  // so the budgets differed in effect
 }
 
 TEST(Engine, UsageCountsExactlyTheRequestsOwnRows) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/engine/group.h"
@@ -11,6 +12,33 @@
 #include "tests/core/engine/engine_fixture.h"
 
 namespace quire {
+
+// tests/data/gqa-dummy: grouped-query attention with an odd vocabulary, uneven feed-forward columns and 8 query heads
+// on 2 KV heads, so that 3 ranks share one KV head unevenly and 8 ranks have one query head each. Random weights.
+inline constexpr int kGqaVocab = 701;
+inline EngineOptions GqaOptions(std::vector<AttentionSpec> attention) {
+  EngineOptions options;
+  options.model = DataPath("gqa-dummy");
+  options.load_format = "dummy";
+  options.load_tokenizer = false;
+  options.threads = 1;
+  options.dtype = "float32";
+  options.max_num_seqs = 4;
+  options.kv_cache_bytes = 8 << 20;
+  options.page_size = 4;
+  options.attention = std::move(attention);
+  return options;
+}
+
+// Token ids without a pattern.
+inline std::vector<int32_t> Ids(int count, uint32_t seed, int vocab = kGqaVocab) {
+  std::vector<int32_t> ids;
+  for (int i = 0; i < count; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    ids.push_back(static_cast<int32_t>((seed >> 8) % static_cast<uint32_t>(vocab)));
+  }
+  return ids;
+}
 
 class TestRanks {
  public:

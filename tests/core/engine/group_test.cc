@@ -15,66 +15,43 @@
 namespace quire {
 namespace {
 
-// tests/data/gqa-dummy: grouped-query attention with an odd vocabulary, uneven feed-forward columns and 8 query heads
-// on 2 KV heads, so that 3 ranks share one KV head unevenly and 8 ranks have one query head each.
 class GroupTest : public ::testing::Test {
  protected:
-  EngineOptions Gqa() const {
-    EngineOptions options;
-    options.model = DataPath("gqa-dummy");
-    options.load_format = "dummy";
-    options.load_tokenizer = false;
-    options.threads = 1;
-    options.dtype = "float32";
-    options.max_num_seqs = 4;
-    options.kv_cache_bytes = 8 << 20;
-    options.page_size = 4;
-    options.attention = {{}, {"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}}};
-    return options;
-  }
+  EngineOptions Gqa() const { return GqaOptions({{}, {"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}}}); }
 };
-
-std::vector<int32_t> Ids(int count, int vocab, uint32_t seed) {
-  std::vector<int32_t> ids;
-  for (int i = 0; i < count; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    ids.push_back(static_cast<int32_t>((seed >> 8) % static_cast<uint32_t>(vocab)));
-  }
-  return ids;
-}
 
 // Requests of every kind at once: greedy and drawn, few and many candidates, penalties, bias, log-probabilities of
 // prompt and output, forks, forced tokens, two policies and three budgets.
 std::vector<GenerationRequest> Requests(int vocab) {
   std::vector<GenerationRequest> all;
-  GenerationRequest greedy = Greedy(Ids(70, vocab, 1), 12);
+  GenerationRequest greedy = Greedy(Ids(70, 1, vocab), 12);
   greedy.attention = AttentionSpec{"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}};
   all.push_back(greedy);
-  GenerationRequest drawn = Greedy(Ids(9, vocab, 2), 10);
+  GenerationRequest drawn = Greedy(Ids(9, 2, vocab), 10);
   drawn.sampling.temperature = 0.8f;
   drawn.sampling.top_k = 40;
   drawn.sampling.seed = 5;
   drawn.logprobs = 3;
   drawn.prompt_logprobs = 2;
   all.push_back(drawn);
-  GenerationRequest flat = Greedy(Ids(5, vocab, 3), 10);
+  GenerationRequest flat = Greedy(Ids(5, 3, vocab), 10);
   flat.sampling.temperature = 3.0f;  // hundreds of candidates reach 0.99 of the weight
   flat.sampling.top_p = 0.99f;
   flat.sampling.seed = 6;
   flat.sampling.n = 2;
   flat.logprobs = 0;
   all.push_back(flat);
-  GenerationRequest edited = Greedy(Ids(12, vocab, 4), 10);
+  GenerationRequest edited = Greedy(Ids(12, 4, vocab), 10);
   edited.sampling.repetition_penalty = 1.3f;
   edited.sampling.frequency_penalty = 0.2f;
   edited.sampling.logit_bias = {{3, -5.0f}, {vocab - 1, 2.0f}};
   edited.logprobs = 1;
   all.push_back(edited);
-  GenerationRequest forced = Greedy(Ids(6, vocab, 5), 4);
+  GenerationRequest forced = Greedy(Ids(6, 5, vocab), 4);
   forced.forced = {vocab - 1, 0, vocab / 2, 7};
   forced.logprobs = 2;
   all.push_back(forced);
-  GenerationRequest wider = Greedy(Ids(90, vocab, 6), 8);
+  GenerationRequest wider = Greedy(Ids(90, 6, vocab), 8);
   wider.attention = AttentionSpec{"quest", {{"token_budget", "56"}, {"dense_layers", "0"}}};
   all.push_back(wider);
   return all;
@@ -157,14 +134,14 @@ TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
     auto engine = MakeEngine(ranks.Options(Gqa()));
     ASSERT_NE(engine, nullptr);
     const CollectiveStats loaded = engine->Stats().collectives;
-    GenerationRequest quest = Greedy(Ids(70, 701, 1), 6);
+    GenerationRequest quest = Greedy(Ids(70, 1), 6);
     quest.attention = AttentionSpec{"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}};
     quest.sampling.temperature = 0.7f;
     quest.sampling.top_k = 50;
     quest.sampling.seed = 3;
     Collector collector;
     ASSERT_TRUE(engine->Submit(quest, collector.callback()).ok());
-    ASSERT_TRUE(engine->Submit(Greedy(Ids(8, 701, 2), 6), collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(8, 2), 6), collector.callback()).ok());
     CollectiveStats before = loaded;
     int steps = 0;
     while (engine->Stats().generation_tokens < 12) {
@@ -185,9 +162,9 @@ TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
     // no sums in its last layer.
     ASSERT_TRUE(engine->Run().ok());
     before = engine->Stats().collectives;
-    ASSERT_TRUE(engine->Submit(Greedy(Ids(420, 701, 9), 1), collector.callback()).ok());
-    ASSERT_TRUE(engine->Submit(Greedy(Ids(480, 701, 9), 1), collector.callback()).ok());
-    ASSERT_TRUE(engine->Submit(Greedy(Ids(490, 701, 9), 1), collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(420, 9), 1), collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(480, 9), 1), collector.callback()).ok());
+    ASSERT_TRUE(engine->Submit(Greedy(Ids(490, 9), 1), collector.callback()).ok());
     ASSERT_TRUE(*engine->Step());  // 512 rows: the whole of the first, a part of the second
     CollectiveStats after = engine->Stats().collectives;
     EXPECT_EQ(after.broadcasts - before.broadcasts, 2);
@@ -204,7 +181,7 @@ TEST_F(GroupTest, AStepInTheMiddleOfAPromptSendsNoCandidates) {
   auto engine = MakeEngine(ranks.Options(options));
   ASSERT_NE(engine, nullptr);
   Collector collector;
-  ASSERT_TRUE(engine->Submit(Greedy(Ids(100, 701, 9), 1), collector.callback()).ok());
+  ASSERT_TRUE(engine->Submit(Greedy(Ids(100, 9), 1), collector.callback()).ok());
   const CollectiveStats before = engine->Stats().collectives;
   ASSERT_TRUE(*engine->Step());
   const CollectiveStats after = engine->Stats().collectives;
@@ -238,7 +215,7 @@ TEST_F(GroupTest, BatchInvariantModeGivesTheBitsOfARequestAlone) {
   options.batch_invariant = true;
   auto engine = MakeEngine(ranks.Options(options));
   ASSERT_NE(engine, nullptr);
-  GenerationRequest request = Greedy(Ids(50, 701, 8), 10);
+  GenerationRequest request = Greedy(Ids(50, 8), 10);
   request.logprobs = 2;
   request.attention = AttentionSpec{"quest", {{"token_budget", "32"}, {"dense_layers", "1"}}};
   const Output alone = RunOne(*engine, request);
@@ -259,7 +236,7 @@ TEST_F(GroupTest, SequencesAreMovedOutAndBackWhenTheCacheIsSmall) {
   auto alone = MakeEngine(options);
   ASSERT_NE(alone, nullptr);
   std::vector<GenerationRequest> requests;
-  for (uint32_t i = 0; i < 4; ++i) requests.push_back(Greedy(Ids(30, 701, 50 + i), 60));
+  for (uint32_t i = 0; i < 4; ++i) requests.push_back(Greedy(Ids(30, 50 + i), 60));
   const auto one = RunAll(*alone, requests);
   // Room for little more than two sequences: a page is 3 layers × 1 KV head × 4 tokens × 2 × 8 channels × 4 bytes a
   // rank.
@@ -333,7 +310,7 @@ TEST_F(GroupTest, ProgressMarksTellPhasesAndMoveWithEachLayer) {
   const uint64_t loaded[] = {ranks.mark(0).count(), ranks.mark(1).count()};
   for (const uint64_t count : loaded) EXPECT_GT(count, 3u * 6);  // a tensor is a step forward
   EXPECT_EQ(ranks.mark(0).phase(), Phase::kIdle);
-  RunOne(*engine, Greedy(Ids(5, 701, 3), 4));
+  RunOne(*engine, Greedy(Ids(5, 3), 4));
   for (int rank = 0; rank < 2; ++rank) EXPECT_GE(ranks.mark(rank).count() - loaded[rank], 4u * 3);
   EXPECT_EQ(ranks.mark(0).phase(), Phase::kIdle);
   engine.reset();
@@ -425,7 +402,7 @@ TEST_F(GroupTest, ARankThatFailsInAStepEndsTheGroupByName) {
     auto engine = MakeEngine(options);
     ASSERT_NE(engine, nullptr);
     Collector collector;
-    auto running = engine->Submit(Greedy(Ids(5, 701, 3), 100), collector.callback());
+    auto running = engine->Submit(Greedy(Ids(5, 3), 100), collector.callback());
     ASSERT_TRUE(running.ok());
     Status lost;
     for (int i = 0; i < 100 && lost.ok(); ++i) lost = engine->Step().status();
@@ -437,7 +414,7 @@ TEST_F(GroupTest, ARankThatFailsInAStepEndsTheGroupByName) {
     EXPECT_EQ(collector.at(*running).last.status.code(), StatusCode::kResourceExhausted);
     EXPECT_GT(collector.at(*running).ids.size(), 2u);
     // What comes now is refused in the same way, and is told so.
-    auto late = engine->Submit(Greedy(Ids(5, 701, 4), 3), collector.callback());
+    auto late = engine->Submit(Greedy(Ids(5, 4), 3), collector.callback());
     ASSERT_TRUE(late.ok());
     EXPECT_EQ(engine->Run().code(), StatusCode::kResourceExhausted);
     EXPECT_TRUE(collector.at(*late).last.finished);

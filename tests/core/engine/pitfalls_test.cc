@@ -52,28 +52,10 @@ AttentionSpec Spec(const std::string& policy, int budget = 32, int dense_layers 
       .value();
 }
 
-std::vector<int32_t> Ids(int count, uint32_t seed) {
-  std::vector<int32_t> ids;
-  for (int i = 0; i < count; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    ids.push_back(static_cast<int32_t>((seed >> 8) % 701u));
-  }
-  return ids;
-}
-
 EngineOptions Options(std::vector<AttentionSpec> attention = {AttentionSpec{}}) {
-  EngineOptions options;
-  options.model = DataPath("gqa-dummy");
-  options.load_format = "dummy";
-  options.load_tokenizer = false;
-  options.threads = 1;
-  options.dtype = "float32";
-  options.max_num_seqs = 4;
-  options.kv_cache_bytes = 8 << 20;
-  options.page_size = 4;
+  EngineOptions options = GqaOptions(std::move(attention));
   options.max_model_len = 256;
   options.batch_invariant = true;
-  options.attention = std::move(attention);
   return options;
 }
 
