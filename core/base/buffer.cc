@@ -9,6 +9,9 @@
 #include <string>
 #include <utility>
 
+#include "core/base/cuda_runtime.h"
+#include "core/base/device_memory.h"
+
 namespace quire {
 namespace {
 
@@ -25,15 +28,40 @@ bool LargerThanMachine(size_t bytes) {
   return bytes > (static_cast<size_t>(info.totalram) + info.totalswap) * info.mem_unit;
 }
 
+Result<std::byte*> ZeroedOnGpu(Device device, size_t bytes) {
+  RETURN_IF_ERROR(UseDevice(device));
+  Result<void*> memory = cuda_runtime::Malloc(bytes);
+  if (!memory.ok()) {
+    if (memory.status().code() != StatusCode::kResourceExhausted) return memory.status();
+    const Result<DeviceInfo> info = DescribeDevice(device);
+    return ResourceExhausted("no memory for " + std::to_string(bytes) + " bytes (" + std::to_string(bytes >> 20) +
+                             " MiB) on " + DeviceName(device) +
+                             (info.ok() ? ", which has " + std::to_string(info->free_bytes) + " of " +
+                                              std::to_string(info->total_bytes) + " bytes free"
+                                        : "") +
+                             "; ask for a smaller cache or model, or give it more of the GPU");
+  }
+  // Before any stream's work, which doesn't wait for the device's own stream.
+  Status zeroed = cuda_runtime::Clear(*memory, bytes, nullptr);
+  if (zeroed.ok()) zeroed = cuda_runtime::Synchronize(nullptr);
+  if (!zeroed.ok()) {
+    cuda_runtime::Free(*memory);
+    return zeroed;
+  }
+  return static_cast<std::byte*>(*memory);
+}
+
 }  // namespace
 
 Result<Buffer> Buffer::Create(size_t bytes, Device device) {
-  if (device.kind != DeviceKind::kCpu) {
-    return Unimplemented("this build has no CUDA memory; use --device cpu");
-  }
   Buffer buffer;
   buffer.device_ = device;
   if (bytes == 0) return buffer;
+  if (device.kind == DeviceKind::kCuda) {
+    ASSIGN_OR_RETURN(buffer.data_, ZeroedOnGpu(device, bytes));
+    buffer.size_ = bytes;
+    return buffer;
+  }
   const auto out_of_memory = [&] {
     return ResourceExhausted("no memory for " + std::to_string(bytes) + " bytes (" +
                              std::to_string(bytes >> 20) + " MiB) on " + DeviceName(device) +
@@ -67,7 +95,9 @@ Result<Buffer> Buffer::Create(size_t bytes, Device device) {
 
 Buffer::~Buffer() {
   if (data_ == nullptr) return;
-  if (mapped_ != 0) {
+  if (device_.kind == DeviceKind::kCuda) {
+    cuda_runtime::Free(data_);
+  } else if (mapped_ != 0) {
     munmap(data_, mapped_);
   } else {
     std::free(data_);

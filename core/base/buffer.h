@@ -21,7 +21,8 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
 
   // `bytes` of zeroed memory (0 is allowed and gives data() == nullptr).
-  // RESOURCE_EXHAUSTED with the size asked for when the device has no room.
+  // RESOURCE_EXHAUSTED with the size asked for when the device has no room. Memory of a GPU is read and written by kernels
+  // and copies (device_memory.h) only.
   static Result<Buffer> Create(size_t bytes, Device device = {});
 
   std::byte* data() { return data_; }

@@ -216,6 +216,16 @@ void RunBlock(const char* kernel, const simt::LaunchShape& shape, const int64_t 
 }
 
 thread_local Options current_options;
+LaunchHook launch_hook;
+
+struct Hooked {
+  Hooked(const char* kernel, const void* params, size_t bytes) {
+    if (launch_hook.begin != nullptr) launch_hook.begin(kernel, params, bytes);
+  }
+  ~Hooked() {
+    if (launch_hook.end != nullptr) launch_hook.end();
+  }
+};
 
 }  // namespace
 
@@ -223,7 +233,20 @@ ScopedOptions::ScopedOptions(const Options& options) : before_(current_options) 
 ScopedOptions::~ScopedOptions() { current_options = before_; }
 const Options& ScopedOptions::Current() { return current_options; }
 
-void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& shape, const std::function<void()>& body) {
+void SetLaunchHook(const LaunchHook& hook) { launch_hook = hook; }
+
+void Submit(void* stream, std::function<void()> work) {
+  if (launch_hook.submit != nullptr) return launch_hook.submit(stream, std::move(work));
+  work();
+}
+
+void RunHostTask(const char* name, const void* params, size_t params_bytes, const std::function<void()>& body) {
+  const Hooked hooked(name, params, params_bytes);
+  body();
+}
+
+void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& shape, const void* params, size_t params_bytes,
+               const std::function<void()>& body) {
   CHECK(current == nullptr);
 #if defined(QUIRE_ENGINE_ASAN)
   __asan_set_error_report_callback(NameThread);
@@ -243,6 +266,7 @@ void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& sha
     refuse(std::to_string(shape.shared_bytes) + " bytes of shared memory; a block has " +
            std::to_string(options.max_shared_bytes));
   }
+  const Hooked hooked(kernel, params, params_bytes);
   Random random(options.seed);
   const int64_t blocks = shape.grid_x * shape.grid_y * shape.grid_z;
   std::vector<int64_t> order(static_cast<size_t>(blocks));

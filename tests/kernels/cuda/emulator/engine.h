@@ -63,7 +63,22 @@ void CheckShared(const void* p, size_t bytes, const Where& where);
 uint64_t Tick();
 
 // --- for Launch ------------------------------------------------------------------------------------------------------------
-// body is one thread's work. Throws Error.
-void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& shape, const std::function<void()>& body);
+// body is one thread's work; params are what it was given, for the hook. Throws Error.
+void RunLaunch(const char* kernel, int max_threads, const simt::LaunchShape& shape, const void* params, size_t params_bytes,
+               const std::function<void()>& body);
+
+// What stands around the work of the device. Set before the first launch.
+struct LaunchHook {
+  // Around every launch of every thread: `begin` may throw, `end` follows where it didn't.
+  void (*begin)(const char* kernel, const void* params, size_t bytes) = nullptr;
+  void (*end)() = nullptr;
+  // Takes work that was put on a stream, to do it now or later. Null: it is done at once.
+  void (*submit)(void* stream, std::function<void()> work) = nullptr;
+};
+void SetLaunchHook(const LaunchHook& hook);
+// A launch, or a host task, put on a stream.
+void Submit(void* stream, std::function<void()> work);
+// Work of the device that no kernel of ours does, by plain host code under the same hook.
+void RunHostTask(const char* name, const void* params, size_t params_bytes, const std::function<void()>& body);
 
 }  // namespace quire::emulator

@@ -289,12 +289,20 @@ inline void SinCos(double x, double* sine, double* cosine) {
   *cosine = std::cos(x);
 }
 
-// Runs the grid at once; breaking a rule throws emulator::Error.
+// Runs the grid, at once unless the emulated GPU has streams; breaking a rule throws emulator::Error.
 template <typename Kernel>
-Status Launch(const LaunchShape& shape, Stream, const typename Kernel::Params& params) {
+Status Launch(const LaunchShape& shape, Stream stream, const typename Kernel::Params& params) {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params> && sizeof(typename Kernel::Params) <= 4096);
   if (shape.grid_x == 0 || shape.grid_y == 0 || shape.grid_z == 0) return OkStatus();
-  emulator::RunLaunch(Kernel::kName, Kernel::kMaxThreads, shape, [&params] { Kernel::Run(params); });
+  typename Kernel::Params copy = params;
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_clear_padding)
+  __builtin_clear_padding(&copy);  // or who looks for addresses of host memory would find those of long ago in the gaps
+#endif
+#endif
+  emulator::Submit(stream.handle, [shape, copy] {
+    emulator::RunLaunch(Kernel::kName, Kernel::kMaxThreads, shape, &copy, sizeof(copy), [&copy] { Kernel::Run(copy); });
+  });
   return OkStatus();
 }
 
