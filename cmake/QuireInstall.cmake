@@ -13,6 +13,9 @@ list(REMOVE_ITEM engine_layers quire_rpc)
 target_link_libraries(quire INTERFACE ${engine_layers})
 target_include_directories(quire INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 
+if(TARGET quire_cuda_kernels)
+  list(APPEND quire_layers quire_cuda_kernels)
+endif()
 install(TARGETS quire ${quire_layers} EXPORT quireTargets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})

@@ -34,13 +34,16 @@ struct AttentionDecodeParams {
   // summed over the query group; pages that were not read get 0.
   float* mass = nullptr;
   int mass_pages = 0;
+  // At least the longest row_len, for a GPU, whose arrays the host can't read. The CPU looks itself.
+  int32_t longest = 0;
 };
 
 // Scratch bytes that AttentionDecode needs for these sizes (from rows, heads, dims and lengths only).
-size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params);
+size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params);  // on the CPU
+size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params);
 
 // workspace: at least AttentionDecodeWorkspace bytes, 64-byte aligned. Never allocates.
-// Compiled for IdentityMod and SoftCapMod; other Mods through kernels/flex_attention.h.
+// Compiled for IdentityMod and SoftCapMod; other Mods through kernels/flex_attention.h. Mods but the identity are the CPU's.
 template <typename Mod>
 void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, const Mod& mod, void* workspace);
 void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace);  // identity Mod

@@ -32,6 +32,8 @@ struct AttentionPrefillParams {
   PageTableView table;
   float scale = 1.0f;
   int window = 0;  // > 0: row at position p sees (p − window, p]
+  // At least the chunks' rows together, for a GPU, whose arrays the host can't read. The CPU looks itself.
+  int64_t rows = 0;
 };
 
 size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params);

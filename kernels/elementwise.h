@@ -35,8 +35,9 @@ void Scale(const Context& ctx, float factor, int64_t rows, int64_t width, float*
 // x[r][i] = cap · tanh(x[r][i] / cap), in place; cap > 0. Of logits, as Gemma-2 has it (arXiv 2408.00118).
 void SoftCapRows(const Context& ctx, float cap, int64_t rows, int64_t width, float* x);
 
-// out[r] = table[ids[r]] as f32; table [vocab][width] of dtype. ids must be in range (CHECKed).
-// Rows of ids outside [vocab_begin, vocab_begin + vocab) give zeros (vocabulary-parallel embedding).
+// out[r] = table[ids[r]] as f32; table [vocab][width] of dtype. ids are ≥ 0 (CHECKed on the CPU).
+// Rows of ids outside [vocab_begin, vocab_begin + vocab) give zeros (vocabulary-parallel embedding). Also takes rows of f32
+// by their numbers.
 void Embed(const Context& ctx, const void* table, DType dtype, int64_t vocab_begin, int64_t vocab, const int32_t* ids,
            int64_t rows, int64_t width, float* out);
 
@@ -59,6 +60,6 @@ struct RopeParams {
 // cos_sin[r] from positions[r] and inv_freq (one row per distinct frequency set; see RopeParams). out [rows][2][half].
 void RopeTable(const Context& ctx, const int32_t* positions, int64_t rows, const float* inv_freq, int half, float magnitude,
                float* out);
-void Rope(const Context& ctx, const RopeParams& params);
+void Rope(const Context& ctx, const RopeParams& params);  // on the CPU; a GPU rotates as it appends (kv_append.h)
 
 }  // namespace quire

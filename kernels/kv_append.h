@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/base/context.h"
+#include "kernels/elementwise.h"
 #include "kernels/page_table.h"
 
 namespace quire {
@@ -25,6 +26,10 @@ struct KvAppendParams {
 // resets that page's column, a row in slot 0 of a group's first page resets the group; later rows only widen them.
 void KvAppend(const Context& ctx, const KvAppendParams& params);
 
+// Rotates q and k, then appends, a GPU in one launch. rope.x: rows with their q heads, and behind them the k heads that
+// append.k points at; where those lie k may stay unrotated afterwards. rope.rotary_dim 0: nothing is rotated.
+void RopeKvAppend(const Context& ctx, const RopeParams& rope, const KvAppendParams& append);
+
 // Recomputes from K what KvAppend would have left for one logical page that holds `slots` tokens, and for its group:
 // after a truncate, and in the debug check. Columns after `column` in the group are ignored for the group's min/max.
 struct MetadataRecomputeParams {
@@ -37,7 +42,8 @@ struct MetadataRecomputeParams {
 };
 void RecomputeMetadata(const Context& ctx, const MetadataRecomputeParams& params);
 
-// Copies whole pages or metadata groups inside one layer (copy on write), and zeroes them (hand-out).
+// Copies whole pages or metadata groups inside one layer (copy on write), and zeroes them (hand-out), on the CPU; page_ops.h
+// does so in all layers of any device.
 void CopyPage(const LayerPages& pages, const PageFormat& format, int32_t from, int32_t to);
 void ZeroPage(const LayerPages& pages, const PageFormat& format, int32_t page);
 // Copies columns [0, columns) and resets the rest and the over-group values to those of the copied columns.

@@ -1,5 +1,5 @@
 // Matrix products y = x·Wᵀ (+ bias). Weight owns its type and packing, so that quantised weights change no
-// caller. Activations are f32 on the CPU.
+// caller. Activations are f32; a GPU rounds them to the weight's type for the product, and sums in f32.
 //
 // Bytes a decode step must move: rows * cols * element size, once. FLOPs: 2 * m * rows * cols.
 #pragma once
@@ -14,6 +14,11 @@
 
 namespace quire {
 
+class Weight;
+namespace cpu {
+Status PrepareWeight(const Context& ctx, Weight& weight);
+}
+
 // A [rows][cols] matrix, rows = output features, cols = input features, row-major in its source.
 class Weight {
  public:
@@ -22,9 +27,9 @@ class Weight {
   Weight(Weight&&) noexcept;
   Weight& operator=(Weight&&) noexcept;
 
-  // Over memory that outlives the weight (a mapped file). dtype F32, BF16 or F16.
+  // Over memory that outlives the weight (a mapped file), of any device. dtype F32, BF16 or F16.
   static Result<Weight> Borrow(const void* data, DType dtype, int64_t rows, int64_t cols);
-  // Over a tensor [rows][cols] that the weight takes.
+  // Over a tensor [rows][cols] that the weight takes, of any device. Concat is for the CPU's.
   static Result<Weight> Own(Tensor tensor);
   // Several weights of equal cols and dtype put below each other (q, k, v; gate, up), so that one product serves all.
   // Borrowed parts that lie one behind the other in memory stay borrowed; otherwise they are copied.
@@ -44,7 +49,7 @@ class Weight {
   Packed* packed() const { return packed_.get(); }
 
  private:
-  friend Status PrepareWeight(const Context& ctx, Weight& weight);
+  friend Status cpu::PrepareWeight(const Context& ctx, Weight& weight);
   const void* data_ = nullptr;
   DType dtype_ = DType::kF32;
   int64_t rows_ = 0, cols_ = 0;
@@ -53,7 +58,7 @@ class Weight {
 };
 
 // Once after loading, before the first Linear: packs for the matrix unit where that pays (oneDNN bf16 with AMX or
-// AVX-512), otherwise does nothing. Not thread safe.
+// AVX-512), otherwise, and on a GPU, does nothing. Not thread safe.
 Status PrepareWeight(const Context& ctx, Weight& weight);
 
 // out [m][rows] (row stride out_stride elements) = x [m][cols] (row stride x_stride) · Wᵀ + bias [rows] (nullable).

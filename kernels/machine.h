@@ -22,6 +22,10 @@ struct MachineRates {
 // Takes about `seconds` in all. bytes: size of the buffers (0: 1 GiB or a quarter of free memory).
 MachineRates MeasureMachine(const Context& ctx, double seconds = 2.0, size_t bytes = 0);
 
+class DeviceSession;
+// The same of a GPU: copies inside its memory, whose rate also stands for reading, and bf16 products. Errors are the device's.
+Result<MachineRates> MeasureGpu(DeviceSession& session, double seconds = 2.0, size_t bytes = 0);
+
 // The streaming read alone, pass by pass, to be run between what is measured: on a machine that others use too, medians of
 // passes and of work that took turns compare, where the best pass and a median don't. A pass also leaves nothing of the
 // work before it in the caches.

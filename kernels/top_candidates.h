@@ -20,5 +20,7 @@ struct TopCandidatesParams {
 };
 
 void TopCandidates(const Context& ctx, const TopCandidatesParams& params);
+// The largest k that it takes.
+int MostCandidates(const Context& ctx);
 
 }  // namespace quire

@@ -1,10 +1,8 @@
 #include "kvstore/page_storage.h"
 
-#include <algorithm>
-
 #include "core/base/check.h"
 #include "core/base/dtype.h"
-#include "kernels/kv_append.h"
+#include "kernels/page_ops.h"
 
 namespace quire {
 namespace {
@@ -14,23 +12,21 @@ std::byte* At(const Buffer& buffer, int64_t elements, DType dtype) {
   return const_cast<std::byte*>(buffer.data()) + elements * ElementSize(dtype);
 }
 
-// Sets a metadata group's min and max over all pages to those of its columns [0, columns).
-template <typename T>
-void OverFromColumns(const LayerPages& pages, const PageFormat& f, int32_t group, int columns) {
-  for (int head = 0; head < f.kv_heads; ++head) {
-    const T* meta = static_cast<const T*>(pages.meta) + group * f.meta_group_stride + head * f.meta_head_stride;
-    T* over = static_cast<T*>(pages.over) + group * f.over_group_stride + head * f.over_head_stride;
-    for (int which = 0; which < 2; ++which) {
-      for (int c = 0; c < f.k_dim; ++c) {
-        T best = meta[f.MetaOffset(which, c, 0)];
-        for (int column = 1; column < columns; ++column) {
-          const T value = meta[f.MetaOffset(which, c, column)];
-          if (which == 0 ? ToFloat(value) < ToFloat(best) : ToFloat(value) > ToFloat(best)) best = value;
-        }
-        over[f.OverOffset(which, c)] = best;
-      }
-    }
+PageOp OpOf(const CacheOp& op) {
+  PageOp page;
+  switch (op.kind) {
+    case CacheOp::Kind::kZeroPage: page.kind = PageOp::Kind::kZeroPage; break;
+    case CacheOp::Kind::kCopyPage: page.kind = PageOp::Kind::kCopyPage; break;
+    case CacheOp::Kind::kResetGroup: page.kind = PageOp::Kind::kResetGroup; break;
+    case CacheOp::Kind::kCopyGroup: page.kind = PageOp::Kind::kCopyGroup; break;
+    case CacheOp::Kind::kRecomputeMetadata: page.kind = PageOp::Kind::kRecomputeMetadata; break;
   }
+  page.from = op.from;
+  page.to = op.to;
+  page.columns = op.columns;
+  page.slots = op.slots;
+  page.pages_begin = op.pages_begin;
+  return page;
 }
 
 }  // namespace
@@ -94,62 +90,29 @@ LayerPages PageStorage::LayerOf(const GroupMemory& memory, int index) const {
   return pages;
 }
 
+LayersOfPages PageStorage::LayersOf(size_t cache_group) const {
+  const GroupMemory& memory = groups_[cache_group];
+  const PageFormat& f = memory.format;
+  LayersOfPages layers;
+  layers.first = LayerOf(memory, 0);
+  layers.format = f;
+  layers.layers = static_cast<int>(config_.groups[cache_group].layers.size());
+  layers.k_layer_stride = memory.capacity.pages * f.k_page_stride;
+  layers.v_layer_stride = memory.capacity.pages * f.v_page_stride;
+  layers.meta_layer_stride = memory.capacity.metadata_groups * f.meta_group_stride;
+  layers.over_layer_stride = memory.capacity.metadata_groups * f.over_group_stride;
+  return layers;
+}
+
 void PageStorage::Execute(const Context& ctx, const CacheOps& ops) {
-  // Ops of one layer run in order; layers don't meet, so they run side by side. Recomputing metadata brings its
-  // own parallelism, which doesn't nest, and so ends a run.
-  size_t begin = 0;
-  for (size_t i = 0; i < ops.ops.size(); ++i) {
-    CheckOp(ops, ops.ops[i]);
-    if (ops.ops[i].kind != CacheOp::Kind::kRecomputeMetadata) continue;
-    RunOps(ctx, ops, begin, i);
-    Recompute(ctx, ops, ops.ops[i]);
-    begin = i + 1;
-  }
-  RunOps(ctx, ops, begin, ops.ops.size());
-}
-
-void PageStorage::RunOps(const Context& ctx, const CacheOps& ops, size_t begin, size_t end) {
-  if (begin == end) return;
-  ctx.pool->ParallelFor(static_cast<int64_t>(layer_to_group_.size()), [&](int64_t layer, int) {
-    const auto [group, index] = layer_to_group_[static_cast<size_t>(layer)];
-    if (group < 0) return;
-    const GroupMemory& memory = groups_[static_cast<size_t>(group)];
-    const LayerPages pages = LayerOf(memory, index);
-    for (size_t i = begin; i < end; ++i) {
-      const CacheOp& op = ops.ops[i];
-      if (op.cache_group != group) continue;
-      switch (op.kind) {
-        case CacheOp::Kind::kZeroPage: ZeroPage(pages, memory.format, op.to); break;
-        case CacheOp::Kind::kCopyPage: CopyPage(pages, memory.format, op.from, op.to); break;
-        case CacheOp::Kind::kResetGroup: ResetGroup(pages, memory.format, op.to); break;
-        case CacheOp::Kind::kCopyGroup: CopyGroup(pages, memory.format, op.from, op.to, op.columns); break;
-        case CacheOp::Kind::kRecomputeMetadata: CHECK(false); break;
-      }
+  // Cache groups don't meet.
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    page_ops_.clear();
+    for (const CacheOp& op : ops.ops) {
+      if (g == 0) CheckOp(ops, op);
+      if (op.cache_group == static_cast<int>(g)) page_ops_.push_back(OpOf(op));
     }
-  });
-}
-
-void PageStorage::Recompute(const Context& ctx, const CacheOps& ops, const CacheOp& op) {
-  const GroupMemory& memory = groups_[static_cast<size_t>(op.cache_group)];
-  const int layers = static_cast<int>(config_.groups[static_cast<size_t>(op.cache_group)].layers.size());
-  const int32_t* listed = ops.pages.data() + op.pages_begin;
-  // Pages that a window has freed have no K to read, but their columns are still right: the last page stands in for
-  // them, and what that does to the min and max over the group is set right from the columns.
-  int32_t ids[kPagesPerGroup];
-  std::transform(listed, listed + op.columns, ids, [&](int32_t id) { return id < 0 ? listed[op.columns - 1] : id; });
-  const bool has_freed = !std::equal(ids, ids + op.columns, listed);
-  for (int index = 0; index < layers; ++index) {
-    MetadataRecomputeParams params;
-    params.pages = LayerOf(memory, index);
-    params.format = memory.format;
-    params.group_id = op.to;
-    params.group_pages = ids;
-    params.column = op.columns - 1;
-    params.slots = op.slots;
-    RecomputeMetadata(ctx, params);
-    if (!has_freed) continue;
-    VisitFloatDType(memory.format.dtype,
-                    [&]<typename T>(T) { OverFromColumns<T>(params.pages, memory.format, op.to, op.columns); });
+    if (!page_ops_.empty()) RunPageOps(ctx, LayersOf(g), page_ops_, ops.pages);
   }
 }
 

@@ -10,6 +10,7 @@
 #include "core/base/buffer.h"
 #include "core/base/context.h"
 #include "core/base/status.h"
+#include "kernels/page_ops.h"
 #include "kernels/page_table.h"
 #include "kvstore/cache_config.h"
 #include "kvstore/cache_ops.h"
@@ -26,7 +27,7 @@ class PageStorage {
   int CacheGroupOf(int layer) const;
   const PageFormat& format(int cache_group) const { return groups_[static_cast<size_t>(cache_group)].format; }
 
-  // Runs the ops in order, layers in parallel; before any kernel of the step. CHECK-fails for ids outside the capacity.
+  // Runs the ops in order, on the memory's device; before any kernel of the step. CHECK-fails for ids outside the capacity.
   void Execute(const Context& ctx, const CacheOps& ops);
 
   // Bytes of all buffers: {K and V, metadata}.
@@ -49,13 +50,13 @@ class PageStorage {
 
   PageStorage() = default;
   LayerPages LayerOf(const GroupMemory& memory, int index) const;
-  void RunOps(const Context& ctx, const CacheOps& ops, size_t begin, size_t end);
-  void Recompute(const Context& ctx, const CacheOps& ops, const CacheOp& op);
+  LayersOfPages LayersOf(size_t cache_group) const;
   void CheckOp(const CacheOps& ops, const CacheOp& op) const;
 
   CacheConfig config_;
   std::vector<GroupMemory> groups_;                  // [cache group]
   std::vector<std::pair<int, int>> layer_to_group_;  // [model layer] → (cache group or −1, index in it)
+  std::vector<PageOp> page_ops_;                     // of one Execute and cache group
 };
 
 }  // namespace quire

@@ -36,9 +36,5 @@ void AttentionDecode<IdentityMod>(const Context& ctx, const AttentionDecodeParam
   HWY_DYNAMIC_DISPATCH(DecodeIdentity)(ctx, params, mod, workspace);
 }
 
-void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace) {
-  AttentionDecode(ctx, params, IdentityMod{}, workspace);
-}
-
 }  // namespace quire
 #endif

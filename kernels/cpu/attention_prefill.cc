@@ -2,6 +2,7 @@
 #include "kernels/attention_prefill.h"
 
 #include "core/base/check.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -27,7 +28,7 @@ namespace quire {
 
 HWY_EXPORT(PrefillIdentity);
 
-size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params) {
+size_t cpu::AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params) {
   return PrefillScratch::Bytes(params.table.format) * static_cast<size_t>(ctx.pool->threads());
 }
 
@@ -38,10 +39,6 @@ void AttentionPrefill<IdentityMod>(const Context& ctx, const AttentionPrefillPar
   CHECK_EQ(params.q_heads % params.table.format.kv_heads, 0);
   CHECK_EQ(reinterpret_cast<uintptr_t>(workspace) % 64, size_t{0});
   HWY_DYNAMIC_DISPATCH(PrefillIdentity)(ctx, params, mod, workspace);
-}
-
-void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace) {
-  AttentionPrefill(ctx, params, IdentityMod{}, workspace);
 }
 
 }  // namespace quire

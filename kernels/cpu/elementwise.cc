@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/base/check.h"
+#include "kernels/cpu/ops.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cc"
@@ -212,6 +213,8 @@ void ForRows(const Context& ctx, int64_t rows, int64_t width, F&& f) {
 
 }  // namespace
 
+namespace cpu {
+
 void RmsNorm(const Context& ctx, const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out) {
   const auto norm = cpu::BestNormRow();
   ForRows(ctx, rows, width, [&](int64_t r) { norm(x + r * width, weight, eps, width, out + r * width); });
@@ -298,6 +301,8 @@ void RopeTable(const Context& ctx, const int32_t* positions, int64_t rows, const
     }
   });
 }
+
+}  // namespace cpu
 
 void Rope(const Context& ctx, const RopeParams& p) {
   CHECK(p.rows == 0 || p.cos_sin != nullptr);

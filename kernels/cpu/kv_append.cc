@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "core/base/check.h"
+#include "kernels/cpu/ops.h"
 
 namespace quire {
 namespace {
@@ -128,6 +129,8 @@ void CopyBytes(void* base, int64_t from, int64_t to, int64_t bytes) {
 
 }  // namespace
 
+namespace cpu {
+
 void KvAppend(const Context& ctx, const KvAppendParams& p) {
   if (p.rows == 0) return;
   const PageFormat& f = p.table.format;
@@ -155,6 +158,8 @@ void KvAppend(const Context& ctx, const KvAppendParams& p) {
     }
   });
 }
+
+}  // namespace cpu
 
 void RecomputeMetadata(const Context& ctx, const MetadataRecomputeParams& p) {
   CHECK(p.pages.meta != nullptr && p.pages.over != nullptr);

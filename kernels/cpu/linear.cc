@@ -14,6 +14,7 @@
 #include "core/base/check.h"
 #include "kernels/cpu/linear_tile.h"
 #include "kernels/cpu/onednn_matmul.h"
+#include "kernels/cpu/ops.h"
 
 namespace quire {
 
@@ -141,7 +142,7 @@ size_t Weight::packed_bytes() const { return packed_ == nullptr ? 0 : packed_->m
 
 // QUIRE_ONEDNN=never keeps to our own kernels; =always takes oneDNN for every product that it has (f32 too, any m), which is
 // how its path is tested on machines without a matrix unit.
-Status PrepareWeight(const Context& ctx, Weight& weight) {
+Status cpu::PrepareWeight(const Context& ctx, Weight& weight) {
   if (weight.empty()) return InvalidArgument("PrepareWeight of an empty weight");
   if (weight.packed_ != nullptr || ctx.batch_invariant) return OkStatus();
   const char* text = std::getenv("QUIRE_ONEDNN");
@@ -163,7 +164,7 @@ Status PrepareWeight(const Context& ctx, Weight& weight) {
   return OkStatus();
 }
 
-void Linear(const Context& ctx, const float* x, int64_t x_stride, int64_t m, const Weight& weight, const float* bias,
+void cpu::Linear(const Context& ctx, const float* x, int64_t x_stride, int64_t m, const Weight& weight, const float* bias,
             float* out, int64_t out_stride, bool accumulate) {
   CHECK(!weight.empty());
   CHECK_GE(x_stride, weight.cols());

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/base/check.h"
+#include "kernels/cpu/ops.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/top_candidates.cc"
@@ -149,10 +150,8 @@ void PickRow(const float* x, int64_t vocab, const float* maxima, int64_t blocks,
 }
 
 }  // namespace
-}  // namespace cpu
 
 void TopCandidates(const Context& ctx, const TopCandidatesParams& p) {
-  using namespace cpu;  // NOLINT: the constants above
   if (p.rows <= 0) return;
   CHECK_GE(p.k, 1);
   CHECK_LE(p.k, p.vocab);
@@ -179,5 +178,6 @@ void TopCandidates(const Context& ctx, const TopCandidatesParams& p) {
   });
 }
 
+}  // namespace cpu
 }  // namespace quire
 #endif  // HWY_ONCE

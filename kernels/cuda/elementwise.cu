@@ -211,6 +211,28 @@ struct FlatKernel {
   }
 };
 
+struct NarrowParams {
+  const float* x;
+  int64_t x_stride;
+  void* out;
+  int64_t rows, width;
+};
+template <typename T, int kN>
+struct NarrowKernel {
+  using Params = NarrowParams;
+  static constexpr const char* kName = "narrow";
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t i = (int64_t{simt::BlockX()} * simt::BlockThreads() + simt::ThreadIndex()) * kN;
+    if (i >= p.rows * p.width) return;
+    const int64_t row = i / p.width, column = i % p.width;
+    float x[kN];
+    LoadFloats<kN>(p.x + row * p.x_stride + column, x);
+    StoreFloats<kN>(static_cast<T*>(p.out) + i, x);
+  }
+};
+
 template <typename T, int kN>
 struct EmbedKernel {
   using Params = EmbedParams;
@@ -323,6 +345,18 @@ Status Scale(Stream stream, float factor, float* x, int64_t n) {
 }
 Status SoftCapRows(Stream stream, float cap, float* x, int64_t n) {
   return LaunchFlat<FlatKernel<SoftCapOp>>(stream, n, 1, {cap, x, n});
+}
+
+Status Narrow(Stream stream, DType dtype, const float* x, int64_t x_stride, int64_t rows, int64_t width, void* out) {
+  const int64_t n = rows * width;
+  const NarrowParams params{x, x_stride, out, rows, width};
+  return VisitFloatDType(dtype, [&](auto t) {
+    using T = decltype(t);
+    if (AllowsEight(width, {x, out}, {x_stride * int64_t{sizeof(float)}})) {
+      return LaunchFlat<NarrowKernel<T, kEight>>(stream, n, kEight, params);
+    }
+    return LaunchFlat<NarrowKernel<T, 1>>(stream, n, 1, params);
+  });
 }
 
 Status Embed(Stream stream, DType dtype, const EmbedParams& p) {

@@ -59,6 +59,10 @@ Status GeluTanhMul(Stream stream, DType dtype, const void* gate_up, void* out, i
 Status Scale(Stream stream, float factor, float* x, int64_t n);
 Status SoftCapRows(Stream stream, float cap, float* x, int64_t n);
 
+// out[r][i] = x[r][i] rounded to dtype (nearest even): what products of 16-bit weights multiply with. x row stride x_stride, out
+// dense [rows][width].
+Status Narrow(Stream stream, DType dtype, const float* x, int64_t x_stride, int64_t rows, int64_t width, void* out);
+
 // out[r] = table[ids[r] − vocab_begin] as f32 (the residual that a decoder starts with); table [vocab][width] of dtype, out
 // [rows][width]. Ids outside [vocab_begin, vocab_begin + vocab) give zeros (vocabulary-parallel embedding, padding).
 struct EmbedParams {

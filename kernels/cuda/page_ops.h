@@ -7,17 +7,9 @@
 
 #include "core/base/device.h"
 #include "core/base/status.h"
-#include "kernels/page_table.h"
+#include "kernels/page_ops.h"
 
 namespace quire::cuda {
-
-// All layers of a cache group: layer l begins l strides behind `first`. Strides in elements.
-struct LayersOfPages {
-  LayerPages first;
-  PageFormat format;
-  int layers = 1;
-  int64_t k_layer_stride = 0, v_layer_stride = 0, meta_layer_stride = 0, over_layer_stride = 0;
-};
 
 // n ids each, in device memory. No `to` occurs twice, and none is a `from` of the same call.
 struct PageCopies {

@@ -10,6 +10,7 @@ class DensePolicy : public AttentionPolicy {
  public:
   std::string_view name() const override { return "dense"; }
   int64_t token_budget() const override { return 0; }
+  bool RunsOnGpu() const override { return true; }
   PageDataNeeds Declare() const override { return {}; }
   bool IsDense(int64_t, int, int) const override { return true; }
   int MaxPages(int64_t length, int page_size) const override {

@@ -53,9 +53,7 @@ int PagePolicy::MaxPages(int64_t length, int page_size) const {
 }
 
 ForcedPages PagePolicy::Forced(int64_t length) const {
-  const PageBudget budget =
-      PageBudget::Create(options_.BudgetAt(length), options_.sink_tokens, options_.recent_tokens, page_size_);
-  return ForcedPages::Create(budget, length, page_size_);
+  return ForcedPages::Create(Budget(length), length, page_size_);
 }
 
 void PagePolicy::CheckParams(const SelectParams& p) const {
@@ -74,6 +72,7 @@ int PagePolicy::GroupsOf(const PageFormat& format, int64_t length) {
 }
 
 int PagePolicy::Groups(const SelectParams& p) {
+  if (p.longest > 0) return GroupsOf(p.table.format, p.longest);
   int64_t longest = 0;
   for (int row = 0; row < p.rows; ++row) longest = std::max<int64_t>(longest, p.row_len[row]);
   return GroupsOf(p.table.format, longest);

@@ -59,6 +59,9 @@ class PagePolicy : public AttentionPolicy {
 
  protected:
   const PageOptions& options() const { return options_; }
+  PageBudget Budget(int64_t length) const {
+    return PageBudget::Create(options_.BudgetAt(length), options_.sink_tokens, options_.recent_tokens, page_size_);
+  }
   ForcedPages Forced(int64_t length) const;
   // Pages that a row at `position` sees.
   int64_t PagesAt(int64_t position) const { return position / page_size_ + 1; }

@@ -70,6 +70,8 @@ struct SelectParams {
   PageTableView table;
   float scale = 0;  // of q·k before the softmax; 0: 1 / √k_dim
   const PageHistory* history = nullptr;  // [rows] this layer's, of the row's sequence; null unless declared
+  // At least the longest row_len; 0: whoever asks looks into row_len. Given where the arrays are a GPU's.
+  int32_t longest = 0;
 };
 
 // A row that sees the first `sinks` tokens, for which its query stands `shift` positions further back, and the last
@@ -85,6 +87,7 @@ class AttentionPolicy {
   virtual ~AttentionPolicy() = default;
   virtual std::string_view name() const = 0;
   virtual int64_t token_budget() const = 0;  // 0: none (dense)
+  virtual bool RunsOnGpu() const { return false; }  // Select takes a GPU's context, with all arrays in its memory
   virtual PageDataNeeds Declare() const = 0;
   // True when a sequence of `length` tokens is attended densely in `layer`.
   virtual bool IsDense(int64_t length, int layer, int page_size) const = 0;

@@ -6,6 +6,8 @@
 #include <string>
 
 #include "kernels/cpu/quest_scores.h"
+#include "kernels/cuda/quest.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/page_policy.h"
 #include "kernels/selection/policies.h"
 
@@ -31,8 +33,34 @@ class QuestPolicy : public PagePolicy {
     return pages * f.kv_heads * 2 * f.k_dim * ElementSize(f.dtype);
   }
 
+  bool RunsOnGpu() const override { return options().budget_share == 0; }  // its kernel takes one budget for all rows
+
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);
+    Dispatch(
+        ctx, [&] { SelectOnCpu(ctx, p, selection, workspace); },
+        [&](Stream stream) { return SelectOnGpu(stream, p, selection, workspace); });
+  }
+
+ private:
+  Status SelectOnGpu(Stream stream, const SelectParams& p, SelectionView selection, void* workspace) const {
+    cuda::QuestParams q;
+    q.q = p.q;
+    q.q_stride = p.q_stride;
+    q.rows = p.rows;
+    q.q_heads = p.q_heads;
+    q.row_seq = p.row_seq;
+    q.row_len = p.row_len;
+    q.pages = p.pages;
+    q.table = p.table;
+    q.budget = Budget(p.longest);
+    q.reduce = options().reduce;
+    q.max_groups = Groups(p);
+    q.scores = static_cast<float*>(workspace);
+    return cuda::QuestSelect(stream, DType::kF32, q, selection);
+  }
+
+  void SelectOnCpu(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const {
     const PageFormat& f = p.table.format;
     auto* scores = static_cast<float*>(workspace);  // [rows][kv_heads][groups][16]
     const int groups = Groups(p);

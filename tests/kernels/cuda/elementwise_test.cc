@@ -210,5 +210,21 @@ TEST(CudaRows, ConfigurationIsOfTheWidthAlone) {
   EXPECT_EQ(cuda::RowConfig::For(1 << 20).threads, 1024);
 }
 
+TEST(CudaNarrow, RoundsToNearestEvenAtAnyWidthAndStride) {
+  for (const DType dtype : kFloatDTypes) {
+    for (const int64_t width : {1, 7, 8, 64, 1000}) {
+      const int64_t rows = 3, stride = width + (width % 8 == 0 ? 8 : 1);
+      const std::vector<float> x = SeededFloats(static_cast<size_t>(rows * stride), 5);
+      Typed out(dtype, std::vector<float>(static_cast<size_t>(rows * width), -7));
+      ASSERT_TRUE(cuda::Narrow(Stream{}, dtype, x.data(), stride, rows, width, out.data()).ok());
+      Typed want(dtype, std::vector<float>(static_cast<size_t>(rows * width)));
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t i = 0; i < width; ++i) want.Set(static_cast<size_t>(r * width + i), x[static_cast<size_t>(r * stride + i)]);
+      }
+      EXPECT_EQ(out.bytes(), want.bytes()) << DTypeName(dtype) << " width " << width;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quire

@@ -1,0 +1,50 @@
+// Attention with the identity Mod; the others are templates of the CPU's.
+#include "kernels/attention_decode.h"
+#include "kernels/attention_prefill.h"
+#include "kernels/cpu/ops.h"
+#include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_prefill.h"
+#include "kernels/dispatch/dispatch.h"
+
+namespace quire {
+namespace {
+
+// Of a row's list.
+int MostPages(const AttentionDecodeParams& p) {
+  if (p.selection != nullptr) return p.selection->max_pages;
+  const int page_size = p.table.format.page_size;
+  return static_cast<int>((int64_t{p.longest} + page_size - 1) / page_size);
+}
+
+}  // namespace
+
+size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params) {
+  return DispatchValue(
+      ctx, [&] { return AttentionDecodeWorkspace(params); },
+      [&] { return cuda::AttentionDecodeWorkspace(params, MostPages(params)); });
+}
+
+void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace) {
+  Dispatch(
+      ctx, [&] { AttentionDecode(ctx, params, IdentityMod{}, workspace); },
+      [&](Stream stream) -> Status {
+        if (params.rows == 0) return OkStatus();
+        return cuda::AttentionDecode(stream, params, MostPages(params), workspace);
+      });
+}
+
+size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params) {
+  return DispatchValue(
+      ctx, [&] { return cpu::AttentionPrefillWorkspace(ctx, params); }, [&] { return size_t{0}; });
+}
+
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace) {
+  Dispatch(
+      ctx, [&] { AttentionPrefill(ctx, params, IdentityMod{}, workspace); },
+      [&](Stream stream) -> Status {
+        if (params.num_chunks == 0) return OkStatus();
+        return cuda::AttentionPrefill(stream, params, params.rows);
+      });
+}
+
+}  // namespace quire

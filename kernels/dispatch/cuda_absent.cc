@@ -1,0 +1,40 @@
+// kernels/cuda in a build without nvcc. Nothing gets here: without a GPU no DeviceSession is made.
+#include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_prefill.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/kv_append.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/page_ops.h"
+#include "kernels/cuda/quest.h"
+#include "kernels/cuda/top_candidates.h"
+
+namespace quire::cuda {
+namespace {
+Status Absent() { return FailedPrecondition("this build has no CUDA kernels (QUIRE_CUDA); use --device cpu"); }
+}  // namespace
+
+size_t AttentionDecodeWorkspace(const AttentionDecodeParams&, int) { return 0; }
+Status AttentionDecode(Stream, const AttentionDecodeParams&, int, void*) { return Absent(); }
+Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t) { return Absent(); }
+Status RmsNorm(Stream, DType, const RmsNormParams&) { return Absent(); }
+Status HeadRmsNorm(Stream, DType, const HeadRmsNormParams&) { return Absent(); }
+Status AddToResidual(Stream, DType, const void*, float*, int64_t, int64_t) { return Absent(); }
+Status SiluMul(Stream, DType, const void*, void*, int64_t, int64_t) { return Absent(); }
+Status GeluTanhMul(Stream, DType, const void*, void*, int64_t, int64_t) { return Absent(); }
+Status Scale(Stream, float, float*, int64_t) { return Absent(); }
+Status SoftCapRows(Stream, float, float*, int64_t) { return Absent(); }
+Status Narrow(Stream, DType, const float*, int64_t, int64_t, int64_t, void*) { return Absent(); }
+Status Embed(Stream, DType, const EmbedParams&) { return Absent(); }
+Status RopeTable(Stream, const RopeTableParams&) { return Absent(); }
+Status KvAppend(Stream, DType, const KvAppendParams&) { return Absent(); }
+Result<std::unique_ptr<Matmul>> MakeMatmul(Device) { return Absent(); }
+Status CopyPages(Stream, const LayersOfPages&, const PageCopies&) { return Absent(); }
+Status ZeroPages(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }
+Status CopyGroups(Stream, const LayersOfPages&, const PageCopies&, const int32_t*) { return Absent(); }
+Status ResetGroups(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }
+Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*, int) { return Absent(); }
+Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
+TopCandidatesConfig TopCandidatesConfig::For(int64_t, int64_t, int) { return {}; }
+Status TopCandidates(Stream, DType, const TopCandidatesParams&) { return Absent(); }
+
+}  // namespace quire::cuda

@@ -1,0 +1,44 @@
+#include "kernels/device_session.h"
+
+#include <algorithm>
+
+#include "core/base/check.h"
+
+namespace quire {
+
+Result<std::unique_ptr<DeviceSession>> DeviceSession::Create(Device device) {
+  CHECK(device.kind == DeviceKind::kCuda);
+  RETURN_IF_ERROR(UseDevice(device));
+  std::unique_ptr<DeviceSession> session(new DeviceSession());
+  session->device_ = device;
+  ASSIGN_OR_RETURN(session->stream_, OwnedStream::Create(device));
+  ASSIGN_OR_RETURN(session->matmul_, cuda::MakeMatmul(device));
+  return session;
+}
+
+Status DeviceSession::Synchronize() {
+  if (status_.ok()) Keep(quire::Synchronize(device_, stream()));
+  return status_;
+}
+
+// What was there goes with the work that uses it: freeing waits for the device.
+Status DeviceSession::Grow(Buffer& buffer, size_t bytes) {
+  if (bytes <= buffer.size()) return OkStatus();
+  const size_t wanted = std::max(bytes, buffer.size() + buffer.size() / 2);
+  buffer = Buffer();
+  ASSIGN_OR_RETURN(buffer, Buffer::Create(wanted, device_));
+  return OkStatus();
+}
+
+Result<void*> DeviceSession::Scratch(size_t bytes) {
+  RETURN_IF_ERROR(Grow(scratch_, bytes));
+  return static_cast<void*>(scratch_.data());
+}
+
+Result<void*> DeviceSession::Upload(const void* data, size_t bytes) {
+  RETURN_IF_ERROR(Grow(uploads_, bytes));
+  RETURN_IF_ERROR(CopyToDevice(device_, uploads_.data(), data, bytes, stream()));
+  return static_cast<void*>(uploads_.data());
+}
+
+}  // namespace quire

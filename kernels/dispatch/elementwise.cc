@@ -1,0 +1,79 @@
+#include "kernels/elementwise.h"
+
+#include "kernels/cpu/ops.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/dispatch/dispatch.h"
+
+namespace quire {
+
+void RmsNorm(const Context& ctx, const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out) {
+  Dispatch(
+      ctx, [&] { cpu::RmsNorm(ctx, x, weight, eps, rows, width, out); },
+      [&](Stream stream) {
+        return cuda::RmsNorm(stream, DType::kF32, {x, width, nullptr, weight, out, width, eps, rows, width});
+      });
+}
+
+void AddRmsNorm(const Context& ctx, const float* x, float* residual, const float* weight, float eps, int64_t rows,
+                int64_t width, float* out) {
+  Dispatch(
+      ctx, [&] { cpu::AddRmsNorm(ctx, x, residual, weight, eps, rows, width, out); },
+      [&](Stream stream) {
+        return cuda::RmsNorm(stream, DType::kF32, {x, width, residual, weight, out, width, eps, rows, width});
+      });
+}
+
+void Add(const Context& ctx, const float* x, int64_t rows, int64_t width, float* y) {
+  Dispatch(
+      ctx, [&] { cpu::Add(ctx, x, rows, width, y); },
+      [&](Stream stream) { return cuda::AddToResidual(stream, DType::kF32, x, y, rows, width); });
+}
+
+void HeadRmsNorm(const Context& ctx, float* x, int64_t x_stride, const float* weight, float eps, int64_t rows, int heads,
+                 int head_dim) {
+  Dispatch(
+      ctx, [&] { cpu::HeadRmsNorm(ctx, x, x_stride, weight, eps, rows, heads, head_dim); },
+      [&](Stream stream) {
+        return cuda::HeadRmsNorm(stream, DType::kF32, {x, x_stride, weight, eps, rows, heads, head_dim});
+      });
+}
+
+void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
+  Dispatch(
+      ctx, [&] { cpu::SiluMul(ctx, gate_up, rows, width, out); },
+      [&](Stream stream) { return cuda::SiluMul(stream, DType::kF32, gate_up, out, rows, width); });
+}
+
+void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
+  Dispatch(
+      ctx, [&] { cpu::GeluTanhMul(ctx, gate_up, rows, width, out); },
+      [&](Stream stream) { return cuda::GeluTanhMul(stream, DType::kF32, gate_up, out, rows, width); });
+}
+
+void Scale(const Context& ctx, float factor, int64_t rows, int64_t width, float* x) {
+  Dispatch(
+      ctx, [&] { cpu::Scale(ctx, factor, rows, width, x); },
+      [&](Stream stream) { return cuda::Scale(stream, factor, x, rows * width); });
+}
+
+void SoftCapRows(const Context& ctx, float cap, int64_t rows, int64_t width, float* x) {
+  Dispatch(
+      ctx, [&] { cpu::SoftCapRows(ctx, cap, rows, width, x); },
+      [&](Stream stream) { return cuda::SoftCapRows(stream, cap, x, rows * width); });
+}
+
+void Embed(const Context& ctx, const void* table, DType dtype, int64_t vocab_begin, int64_t vocab, const int32_t* ids,
+           int64_t rows, int64_t width, float* out) {
+  Dispatch(
+      ctx, [&] { cpu::Embed(ctx, table, dtype, vocab_begin, vocab, ids, rows, width, out); },
+      [&](Stream stream) { return cuda::Embed(stream, dtype, {table, vocab_begin, vocab, ids, rows, width, out}); });
+}
+
+void RopeTable(const Context& ctx, const int32_t* positions, int64_t rows, const float* inv_freq, int half, float magnitude,
+               float* out) {
+  Dispatch(
+      ctx, [&] { cpu::RopeTable(ctx, positions, rows, inv_freq, half, magnitude, out); },
+      [&](Stream stream) { return cuda::RopeTable(stream, {positions, rows, inv_freq, half, magnitude, out}); });
+}
+
+}  // namespace quire
