@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/base/check.h"
+#include "core/base/device_memory.h"
 #include "core/base/dtype.h"
 #include "kvstore/page_storage.h"
 
@@ -144,9 +145,56 @@ struct Fill {
   }
 };
 
+// One layer's pages and metadata groups of a sequence, in host memory.
+class HostLayer {
+ public:
+  HostLayer(const PageFormat& format, std::span<const int32_t> pages, std::span<const int32_t> groups)
+      : format_(format), pages_(pages), groups_(groups), ids_(pages.size()) {
+    for (size_t i = 0; i < pages.size(); ++i) ids_[i] = pages[i] < 0 ? -1 : static_cast<int32_t>(i);
+    const size_t size = static_cast<size_t>(ElementSize(format.dtype));
+    k_.resize(pages.size() * static_cast<size_t>(format.k_page_stride) * size);
+    v_.resize(pages.size() * static_cast<size_t>(format.v_page_stride) * size);
+    meta_.resize(groups.size() * static_cast<size_t>(format.meta_group_stride) * size);
+    over_.resize(groups.size() * static_cast<size_t>(format.over_group_stride) * size);
+  }
+
+  LayerPages pages() { return {k_.data(), v_.data(), meta_.data(), over_.data()}; }
+  const int32_t* page_ids() const { return ids_.data(); }
+
+  Status CopyTo(Device device, const LayerPages& to, Stream stream) const {
+    RETURN_IF_ERROR(Copy(device, to.k, k_, format_.k_page_stride, pages_, stream));
+    RETURN_IF_ERROR(Copy(device, to.v, v_, format_.v_page_stride, pages_, stream));
+    RETURN_IF_ERROR(Copy(device, to.meta, meta_, format_.meta_group_stride, groups_, stream));
+    return Copy(device, to.over, over_, format_.over_group_stride, groups_, stream);
+  }
+
+ private:
+  // Block i goes to place ids[i]; neighbours that stay neighbours go together.
+  Status Copy(Device device, void* to, const std::vector<std::byte>& from, int64_t stride, std::span<const int32_t> ids,
+              Stream stream) const {
+    const int64_t bytes = stride * ElementSize(format_.dtype);
+    for (size_t begin = 0; begin < ids.size();) {
+      size_t end = begin + 1;
+      while (end < ids.size() && ids[begin] >= 0 && ids[end] == ids[end - 1] + 1) ++end;
+      if (ids[begin] >= 0) {
+        RETURN_IF_ERROR(CopyToDevice(device, static_cast<std::byte*>(to) + ids[begin] * bytes,
+                                     from.data() + static_cast<int64_t>(begin) * bytes,
+                                     static_cast<size_t>(bytes) * (end - begin), stream));
+      }
+      begin = end;
+    }
+    return OkStatus();
+  }
+
+  PageFormat format_;
+  std::span<const int32_t> pages_, groups_;
+  std::vector<int32_t> ids_;  // logical places of the pages that are there
+  std::vector<std::byte> k_, v_, meta_, over_;
+};
+
 }  // namespace
 
-void PageStorage::FillRandom(const Context& ctx, int cache_group, std::span<const int32_t> pages,
+Status PageStorage::FillRandom(const Context& ctx, int cache_group, std::span<const int32_t> pages,
                              std::span<const int32_t> metadata_groups, int64_t length, uint64_t seed,
                              int first_kv_head) {
   CHECK_GE(cache_group, 0);
@@ -165,24 +213,38 @@ void PageStorage::FillRandom(const Context& ctx, int cache_group, std::span<cons
     CHECK_GE(id, -1);
     CHECK_LT(id, memory.capacity.metadata_groups);
   }
+  Status status;
   const std::vector<float> quantiles = NormalQuantiles();
   VisitFloatDType(memory.format.dtype, [&]<typename T>(T) {
     std::vector<T> table(quantiles.size());
     for (size_t i = 0; i < table.size(); ++i) table[i] = FromFloat<T>(quantiles[i]);
-    ctx.pool->ParallelFor(std::ssize(layers) * num_groups, [&](int64_t task, int) {
-      const int index = static_cast<int>(task / num_groups);
-      const int64_t group = task % num_groups;
+    const auto seed_of = [&](int index) {
       const uint64_t layer = static_cast<uint64_t>(layers[static_cast<size_t>(index)]);
-      const Fill<T> fill{LayerOf(memory, index),
-                         memory.format,
-                         table.data(),
-                         pages.data(),
-                         num_pages,
-                         length,
-                         Mix(seed + 0x9e3779b97f4a7c15u * (layer + 1))};
-      fill.OneGroup(group, config_.metadata ? metadata_groups[static_cast<size_t>(group)] : -1, first_kv_head);
-    });
+      return Mix(seed + 0x9e3779b97f4a7c15u * (layer + 1));
+    };
+    if (memory.k.device().kind == DeviceKind::kCpu) {
+      ctx.pool->ParallelFor(std::ssize(layers) * num_groups, [&](int64_t task, int) {
+        const int index = static_cast<int>(task / num_groups);
+        const int64_t group = task % num_groups;
+        const Fill<T> fill{LayerOf(memory, index), memory.format, table.data(), pages.data(), num_pages, length,
+                           seed_of(index)};
+        fill.OneGroup(group, config_.metadata ? metadata_groups[static_cast<size_t>(group)] : -1, first_kv_head);
+      });
+      return;
+    }
+    // A layer at a time in host memory, in logical order, and from there to where its pages lie.
+    HostLayer layer(memory.format, pages, metadata_groups);
+    for (int index = 0; index < std::ssize(layers); ++index) {
+      const Fill<T> fill{layer.pages(), memory.format, table.data(), layer.page_ids(), num_pages, length, seed_of(index)};
+      ctx.pool->ParallelFor(num_groups, [&](int64_t group, int) {
+        const bool there = config_.metadata && metadata_groups[static_cast<size_t>(group)] >= 0;
+        fill.OneGroup(group, there ? static_cast<int32_t>(group) : -1, first_kv_head);
+      });
+      status = layer.CopyTo(memory.k.device(), LayerOf(memory, index), ctx.stream);
+      if (!status.ok()) return;
+    }
   });
+  return status;
 }
 
 }  // namespace quire

@@ -38,7 +38,8 @@ class PageStorage {
   // page_size)] and metadata groups [ceil(pages / 16)] (empty without metadata), with seeded values close to N(0, 1),
   // in all layers of the cache group, with the metadata that appending them would have left. Values depend on (seed,
   // layer, first_kv_head + head, logical page) alone, not on the ids nor the threads. Slots past the length become 0.
-  void FillRandom(const Context& ctx, int cache_group, std::span<const int32_t> pages,
+  // Errors are a GPU's.
+  Status FillRandom(const Context& ctx, int cache_group, std::span<const int32_t> pages,
                   std::span<const int32_t> metadata_groups, int64_t length, uint64_t seed, int first_kv_head = 0);
 
  private:

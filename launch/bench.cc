@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/base/check.h"
+#include "kernels/device_session.h"
 
 namespace quire::launch {
 
@@ -35,6 +36,12 @@ MachineRates MeasureRates(int threads, double seconds) {
   Context context;
   context.pool = &pool;
   return MeasureRates(context, seconds);
+}
+
+Result<MachineRates> MeasureRates(const Engine& engine, int threads, double seconds) {
+  if (!OnGpu(engine)) return MeasureRates(threads, seconds);
+  ASSIGN_OR_RETURN(const auto session, DeviceSession::Create({DeviceKind::kCuda, 0}));
+  return MeasureGpu(*session, seconds);
 }
 
 Json MachineJson(const MachineRates& rates, int threads) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/context.h"
+#include "core/engine/engine.h"
 #include "core/model/model_config.h"
 #include "kernels/machine.h"
 #include "launch/output.h"
@@ -23,6 +24,9 @@ Status CheckMachineSeconds(double seconds);
 // `seconds`; under one, over 64 MiB instead of a gigabyte, it tells the order of magnitude.
 MachineRates MeasureRates(const Context& context, double seconds);
 MachineRates MeasureRates(int threads, double seconds);
+// Of what the engine runs on: the first GPU where that is one.
+Result<MachineRates> MeasureRates(const Engine& engine, int threads, double seconds);
+inline bool OnGpu(const Engine& engine) { return engine.options().device == "cuda"; }
 Json MachineJson(const MachineRates& rates, int threads);
 // A line for people: "read 28.1 GB/s, copy 24.0 GB/s, products 1300 GFLOP/s (oneDNN bf16)".
 std::string MachineText(const MachineRates& rates);

@@ -132,7 +132,7 @@ Status RunBenchDecode(const DecodeFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   // The machine's rates are measured by this process, with the threads of all ranks in it.
   const int threads = engine->options().threads * (seat.threads() ? seat.ranks() : 1);
-  MachineRates rates = MeasureRates(threads, flags.machine_seconds);
+  ASSIGN_OR_RETURN(MachineRates rates, MeasureRates(*engine, threads, flags.machine_seconds));
   ThreadPool probe_pool(threads);
   Context probe_context;
   probe_context.pool = &probe_pool;
@@ -156,12 +156,12 @@ Status RunBenchDecode(const DecodeFlags& flags, const Seat& seat) {
       const double done = static_cast<double>(repeat * rows.size() + i) / (flags.repeats * rows.size());
       progress.Update(done, rows[i].spec.ToString() + " at depth " + std::to_string(rows[i].depth) + ", batch " +
                                 std::to_string(rows[i].batch));
-      for (int pass = 0; pass < 3; ++pass) probe.Run(probe_context);
+      for (int pass = 0; !OnGpu(*engine) && pass < 3; ++pass) probe.Run(probe_context);
       RETURN_IF_ERROR(RunRow(*engine, flags.steps, flags.engine.seed, rows[i]));
     }
   }
   progress.Finish();
-  rates.read_gb_s = probe.MedianGbS();
+  if (!OnGpu(*engine)) rates.read_gb_s = probe.MedianGbS();
 
   Json results = Json::array();
   for (const Row& row : rows) {

@@ -72,7 +72,7 @@ Status RunBenchPrefill(const PrefillFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   const int threads = engine->options().threads * (seat.threads() ? seat.ranks() : 1);
   const auto prompt_of = [&](int64_t length) { return std::min(length, engine->options().max_model_len - 1); };
-  const MachineRates rates = MeasureRates(threads, flags.machine_seconds);
+  ASSIGN_OR_RETURN(const MachineRates rates, MeasureRates(*engine, threads, flags.machine_seconds));
 
   Progress progress("bench prefill");
   RETURN_IF_ERROR(TimePrefill(*engine, prompt_of(std::min<int64_t>(lengths.front(), 64)), 1).status());  // warms up

@@ -53,6 +53,8 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
   ASSIGN_OR_RETURN(const std::string text, ReadText(flags.windows.text_file));
   ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, 4));
+  if (options.device == "cuda") return InvalidArgument("eval recall looks into the cache on the CPU; use --device cpu");
+  options.device = "cpu";
   if (options.max_model_len == 0) options.max_model_len = flags.windows.context;
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(const std::vector<Window> windows, ReadWindows(*engine, flags.windows, text));

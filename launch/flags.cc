@@ -85,7 +85,11 @@ void AddEngineFlags(CLI::App& app, EngineFlags* flags) {
   add(AddFlag(app, "--load-format", &flags->load_format, "auto; dummy makes seeded random weights of a config.json"));
   add(AddFlag(app, "--dtype", &flags->dtype, "of the weights: auto (the file's), float32, bfloat16, float16"));
   add(AddFlag(app, "--kv-cache-dtype", &flags->kv_cache_dtype, "auto (as --dtype), float32, bfloat16, float16"));
-  add(AddFlag(app, "--device", &flags->device, "auto, cpu, cuda"));
+  add(AddFlag(app, "--device", &flags->device, "auto (a GPU where there is one for each rank), cpu, cuda"));
+  add(AddFlag(app, "--gpu-memory-utilization", &flags->gpu_memory_utilization,
+              "share of a GPU's memory that may be in use, above 0 and at most 1"));
+  add(AddSwitch(app, "--share-gpu", &flags->share_gpu,
+                "ranks of a host may share its GPUs; their sums then go through host memory (slow)"));
   add(AddFlag(app, "--threads,-t", &flags->threads, "of each process (with -tp: of all its ranks together); 0: the processors it may use"));
   add(AddFlag(app, "--tensor-parallel-size", &flags->tensor_parallel_size,
               "ranks, also as -tp N: threads of this process; under mpirun there are as many as it starts"));
@@ -206,10 +210,6 @@ Result<std::vector<AttentionSpec>> CrossAttention(const AttentionFlags& flags, i
 
 Result<EngineOptions> MakeEngineOptions(const EngineFlags& flags, std::vector<AttentionSpec> attention,
                                         int default_seqs) {
-  if (flags.device == "cuda") {
-    return Unimplemented(
-        "--device cuda: this version has no CUDA back end; run it on the CPU with --device cpu (or auto)");
-  }
   RETURN_IF_ERROR(CheckOneOf("--device", flags.device, {"auto", "cpu", "cuda"}));
   RETURN_IF_ERROR(CheckAtLeast("--tensor-parallel-size", flags.tensor_parallel_size, 1));
   RETURN_IF_ERROR(CheckOneOf("--load-format", flags.load_format, {"auto", "dummy"}));
@@ -217,6 +217,10 @@ Result<EngineOptions> MakeEngineOptions(const EngineFlags& flags, std::vector<At
        {std::pair<const char*, std::string>{"--dtype", flags.dtype}, {"--kv-cache-dtype", flags.kv_cache_dtype}}) {
     if (value == "auto") continue;
     if (const auto dtype = ParseFloatDType(value); !dtype.ok()) return dtype.status().WithContext(flag);
+  }
+  if (!(flags.gpu_memory_utilization > 0 && flags.gpu_memory_utilization <= 1)) {
+    return InvalidArgument("--gpu-memory-utilization is " + std::to_string(flags.gpu_memory_utilization) +
+                           "; it must be above 0 and at most 1");
   }
   RETURN_IF_ERROR(CheckAtLeast("--threads", flags.threads, 0));
   RETURN_IF_ERROR(CheckAtLeast("--max-model-len", flags.max_model_len, 0));
@@ -229,6 +233,9 @@ Result<EngineOptions> MakeEngineOptions(const EngineFlags& flags, std::vector<At
   options.load_format = flags.load_format;
   options.dtype = flags.dtype;
   options.kv_cache_dtype = flags.kv_cache_dtype;
+  options.device = flags.device;
+  options.gpu_memory_utilization = flags.gpu_memory_utilization;
+  options.share_gpu = flags.share_gpu;
   options.threads = flags.threads;
   options.max_model_len = flags.max_model_len;
   options.max_num_seqs = flags.max_num_seqs > 0 ? flags.max_num_seqs : default_seqs;

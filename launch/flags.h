@@ -39,6 +39,8 @@ struct EngineFlags {
   std::string dtype = "auto";
   std::string kv_cache_dtype = "auto";
   std::string device = "auto";
+  double gpu_memory_utilization = 0.9;
+  bool share_gpu = false;
   int threads = 0;
   int tensor_parallel_size = 1;
   std::string interface;

@@ -7,6 +7,7 @@
 
 #include "core/base/clock.h"
 #include "core/engine/available_memory.h"
+#include "core/engine/engine_device.h"
 #include "core/engine/engine_impl.h"
 #include "core/engine/engine_options.h"
 #include "core/model/families.h"
@@ -25,8 +26,12 @@ Result<MemoryBytes> PredictMemory(const EngineOptions& options, int tp, int rank
   Context ctx;
   ctx.pool = &pool;
   ctx.batch_invariant = options.batch_invariant;
-  ASSIGN_OR_RETURN(EnginePlan plan, PlanEngine(ctx, options, checkpoint.config,
-                                               AvailableMemory() / static_cast<size_t>(std::max(1, tp)), tp, rank));
+  ASSIGN_OR_RETURN(ctx.device, ChooseLocalDevice(options, rank, tp));
+  size_t available = AvailableMemory() / static_cast<size_t>(std::max(1, tp));
+  if (ctx.device.kind == DeviceKind::kCuda) {
+    ASSIGN_OR_RETURN(available, AvailableOnGpu(ctx.device, options.gpu_memory_utilization, tp));
+  }
+  ASSIGN_OR_RETURN(EnginePlan plan, PlanEngine(ctx, options, checkpoint.config, available, tp, rank));
   return plan.memory;
 }
 

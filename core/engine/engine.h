@@ -41,12 +41,16 @@ struct EngineOptions {
   std::string load_format = "auto";  // or "dummy"
   std::string dtype = "auto";        // auto | float32 | bfloat16 | float16: of the matrices
   std::string kv_cache_dtype = "auto";  // auto: as dtype; float32 | bfloat16 | float16
+  std::string device = "auto";       // auto (GPUs where every rank has one) | cpu | cuda
+  double gpu_memory_utilization = 0.9;  // of a GPU's memory that may be in use, (0, 1]
+  bool share_gpu = false;            // ranks of a host may share its GPUs; their sums then go through host memory (slow)
   int threads = 0;                   // of each rank; 0: its share of the processors that it and others may use
   int64_t max_model_len = 0;         // 0: the model's
   int max_num_seqs = 64;
   int max_num_batched_tokens = 512;  // rows of one step; ≥ max_num_seqs
   int page_size = 16;
   int64_t kv_cache_bytes = 0;        // of each rank; 0: enough for max_num_seqs × max_model_len or a share of free memory, the smaller
+                                     // (on a GPU, all that gpu_memory_utilization leaves)
   // Policies that requests may use, each request with options of its own if it likes; the first is the default.
   std::vector<AttentionSpec> attention = {AttentionSpec{}};
   bool batch_invariant = false;
@@ -113,7 +117,7 @@ class Engine {
   // request would (greedy, ignoring eos) for `steps` tokens.
   virtual Result<std::string> SubmitRandomCache(int64_t length, int steps, uint64_t seed,
                                                 std::optional<AttentionSpec> attention, EventCallback callback) = 0;
-  virtual void set_selection_observer(SelectionObserver* observer) = 0;  // not owned
+  virtual void set_selection_observer(SelectionObserver* observer) = 0;  // not owned; on the CPU only
 };
 
 // What Create would need on rank `rank` of `tp`, without loading: for `quire info`. Automatic sizes assume that the ranks

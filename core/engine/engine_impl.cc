@@ -17,6 +17,10 @@ Result<std::string> EngineImpl::Submit(GenerationRequest request, EventCallback 
   RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, o.max_model_len, tokenizer_ != nullptr}));
   auto state = std::make_unique<RequestState>();
   ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(request.attention, o.attention, o.page_size));
+  if (o.device == "cuda") {  // a request's own options may ask for what the engine's don't
+    ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, o.page_size));
+    RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
+  }
   state->attention = spec.ToString();
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   state->dense_length = prompt;

@@ -1,5 +1,6 @@
 #include "core/engine/engine_options.h"
 
+#include <bit>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,9 @@ void SerializeOptions(const EngineOptions& o, std::vector<uint8_t>* out) {
   w.Put(o.load_format);
   w.Put(o.dtype);
   w.Put(o.kv_cache_dtype);
+  w.Put(o.device);
+  w.Put(std::bit_cast<uint64_t>(o.gpu_memory_utilization));
+  w.Put(static_cast<uint32_t>(o.share_gpu));
   w.Put(o.threads);
   w.Put(o.max_model_len);
   w.Put(o.max_num_seqs);
@@ -33,6 +37,9 @@ Result<EngineOptions> ParseOptions(std::span<const uint8_t> bytes) {
   o.load_format = r.GetString();
   o.dtype = r.GetString();
   o.kv_cache_dtype = r.GetString();
+  o.device = r.GetString();
+  o.gpu_memory_utilization = std::bit_cast<double>(r.Get<uint64_t>());
+  o.share_gpu = r.Get<uint32_t>() != 0;
   o.threads = r.Get<int>();
   o.max_model_len = r.Get<int64_t>();
   o.max_num_seqs = r.Get<int>();

@@ -14,12 +14,14 @@
 #include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_mass.h"
 #include "kernels/attention_prefill.h"
+#include "kernels/device_session.h"
 #include "kernels/linear.h"
 
 namespace quire {
 namespace {
 
-// Share of the memory left after weights and scratch that the cache takes when nobody said how much.
+// Share of the memory left after weights and scratch that the cache takes when nobody said how much; on the CPU, where
+// others need some too.
 constexpr double kCacheShare = 0.5;
 // Rows of prompts a step whose logits are kept for prompt_logprobs.
 constexpr int kPromptLogits = 64;
@@ -122,7 +124,8 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
     decode.row_len = row_len.data();
     decode.table.format = format;
     decode.window = window;
-    workspace = std::max(workspace, AttentionDecodeWorkspace(decode));
+    decode.longest = static_cast<int32_t>(length);
+    workspace = std::max(workspace, AttentionDecodeWorkspace(ctx, decode));
     const auto remembers = [&](const auto& policy) {
       return RemembersLayer(*policy, config.layers - 1, format.page_size);
     };
@@ -160,18 +163,26 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       select.row_seq = row_seq.data();
       select.row_len = row_len.data();
       select.table.format = format;
+      select.longest = static_cast<int32_t>(length);
       workspace = std::max(workspace, policy->SelectWorkspace(select));
       const size_t lists = static_cast<size_t>(rows) * format.kv_heads;
-      selection = std::max(selection, lists * (policy->MaxPages(max_length, format.page_size) + 1) * sizeof(int32_t));
+      selection = std::max(selection, lists * (policy->MaxPages(max_length, format.page_size) + config.layers) * sizeof(int32_t));
     }
   }
   return workspace + selection + remembered + turned;
 }
 
+// What a GPU's session holds for calls: the products' own, and the widest rows in 16 bits.
+size_t SessionScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig& config) {
+  if (ctx.session == nullptr) return 0;
+  const int64_t widest = std::max<int64_t>({config.hidden, plan.shard.q_heads.size() * config.head_dim, plan.shard.ffn.size()});
+  return ctx.session->bytes() + static_cast<size_t>(plan.executor.limits.max_rows * widest * 2);
+}
+
 // What Executor and Decoder make before the first step.
-size_t StepScratch(const EnginePlan& plan, const ModelConfig& config) {
+size_t StepScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig& config) {
   const PlanLimits& limits = plan.executor.limits;
-  return Executor::OwnScratchBytes(limits, plan.shard.vocab.size()) +
+  return SessionScratch(ctx, plan, config) + Executor::OwnScratchBytes(limits, plan.shard.vocab.size()) +
          DecoderScratchBytes(config, plan.shard,
                              {.max_rows = limits.max_rows,
                               .max_logit_rows = limits.max_logit_rows,
@@ -180,7 +191,20 @@ size_t StepScratch(const EnginePlan& plan, const ModelConfig& config) {
 
 }  // namespace
 
+Status CheckRunsOnGpu(const AttentionPolicy& policy, const AttentionSpec& spec) {
+  if (policy.RunsOnGpu()) return OkStatus();
+  return Unimplemented("attention policy '" + spec.ToString() +
+                       "' has no CUDA kernels in this version; run it on the CPU with --device cpu");
+}
+
 Status CheckEngineOptions(const EngineOptions& options) {
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
+    return InvalidArgument("device is '" + options.device + "'; it takes auto, cpu or cuda");
+  }
+  if (!(options.gpu_memory_utilization > 0 && options.gpu_memory_utilization <= 1)) {
+    return InvalidArgument("gpu_memory_utilization is " + std::to_string(options.gpu_memory_utilization) +
+                           "; it must be above 0 and at most 1");
+  }
   RETURN_IF_ERROR(CheckAtLeast("threads", options.threads, 0));
   RETURN_IF_ERROR(CheckAtLeast("max_num_seqs", options.max_num_seqs, 1));
   RETURN_IF_ERROR(CheckAtLeast("page_size", options.page_size, 1));
@@ -258,7 +282,7 @@ void CountCache(const Context& ctx, const ModelConfig& config, EnginePlan* plan)
     plan->memory.kv_metadata +=
         static_cast<size_t>(executor.capacity[g].metadata_groups * MetadataGroupBytes(executor.cache, group));
   }
-  plan->memory.scratch = StepScratch(*plan, config) + AttentionScratch(ctx, *plan, config);
+  plan->memory.scratch = StepScratch(ctx, *plan, config) + AttentionScratch(ctx, *plan, config);
   plan->options.kv_cache_bytes = static_cast<int64_t>(plan->memory.kv_cache + plan->memory.kv_metadata);
 }
 
@@ -296,6 +320,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   ASSIGN_OR_RETURN(plan.shard, ShardPlan::Create(NumbersOf(config), tp, rank));
   for (const AttentionSpec& spec : options.attention) {
     ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, options.page_size));
+    if (ctx.device.kind == DeviceKind::kCuda) RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
     plan.policies.push_back(std::move(policy));
   }
   plan.options = std::move(options);
@@ -314,7 +339,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
 
   ASSIGN_OR_RETURN(const double packed, PackedShare(ctx, plan.dtype));
   plan.memory.weights = WeightBytesOf(config, plan.shard, plan.dtype, packed);
-  plan.memory.scratch = StepScratch(plan, config);
+  plan.memory.scratch = StepScratch(ctx, plan, config);
   for (const auto& policy : plan.policies) {
     executor.history_width = std::max(executor.history_width, policy->Declare().history);
   }
@@ -328,8 +353,9 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
                      PlanCapacity(executor.cache, o.kv_cache_bytes, o.max_num_seqs, o.max_num_batched_tokens));
   } else {
     const size_t others = plan.memory.weights + plan.memory.scratch + plan.memory.history;
+    const double share = ctx.device.kind == DeviceKind::kCuda ? 1.0 : kCacheShare;
     const int64_t most =
-        static_cast<int64_t>(kCacheShare * static_cast<double>(available - std::min(available, others)));
+        static_cast<int64_t>(share * static_cast<double>(available - std::min(available, others)));
     double wanted = 0;  // in floating point: it may be more than any number of pages has
     for (int g = 0; g < executor.limits.cache_groups; ++g) {
       wanted += static_cast<double>(MaxLivePages(executor.cache, g, o.max_model_len, o.max_num_batched_tokens)) *
@@ -339,6 +365,14 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
       executor.capacity = CapacityFor(executor.cache, o.max_model_len, o.max_num_seqs, o.max_num_batched_tokens);
     } else {
       ASSIGN_OR_RETURN(executor.capacity, PlanCapacity(executor.cache, most, o.max_num_seqs, o.max_num_batched_tokens));
+    }
+    // The workspaces that go with a cache's lengths must find room too, where the cache's share is everything.
+    CountCache(ctx, config, &plan);
+    const int64_t over = static_cast<int64_t>(plan.memory.total()) - static_cast<int64_t>(available);
+    if (share == 1.0 && over > 0) {
+      const auto cache = static_cast<int64_t>(plan.memory.kv_cache + plan.memory.kv_metadata);
+      ASSIGN_OR_RETURN(executor.capacity,
+                       PlanCapacity(executor.cache, cache - over, o.max_num_seqs, o.max_num_batched_tokens));
     }
   }
   CountCache(ctx, config, &plan);

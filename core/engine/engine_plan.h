@@ -44,6 +44,9 @@ void LimitCapacity(const Context& ctx, const ModelConfig& config, const std::vec
 // What can be told from the options alone: asked before anything is opened or made.
 Status CheckEngineOptions(const EngineOptions& options);
 
+// UNIMPLEMENTED, naming the policy, for one that a GPU can't run.
+Status CheckRunsOnGpu(const AttentionPolicy& policy, const AttentionSpec& spec);
+
 // Bytes of the checkpoint's matrices that LoadWeights will read in place rather than copy, on the rank of this plan. The
 // kernel can take their pages back, so they don't count against what is available.
 size_t MappedBytes(const Checkpoint& checkpoint, const ShardPlan& shard, DType dtype);

@@ -6,8 +6,11 @@
 
 #include "core/engine/available_memory.h"
 #include "core/engine/byte_stream.h"
+#include "core/engine/engine_device.h"
+#include "parallel/device_communicator.h"
 #include "parallel/group_start.h"
 #include "parallel/hash.h"
+#include "parallel/nccl_communicator.h"
 #include "parallel/rank_numbers.h"
 
 namespace quire {
@@ -112,6 +115,26 @@ Status EngineRank::Execute(const StepPlan& step, StepResult* result) const {
   return executor->Execute(step, result);
 }
 
+Status EngineRank::UseGpu(const EngineOptions& options, Context* ctx) {
+  if (ctx->device.kind == DeviceKind::kCpu) return OkStatus();
+  auto made = DeviceSession::Create(ctx->device);
+  RETURN_IF_ERROR(AgreeOn(*comm, topology, made.status()));
+  session = std::move(made).value();
+  ctx->session = session.get();
+  ctx->stream = session->stream();
+  if (comm->size() == 1) return OkStatus();
+  std::unique_ptr<Communicator> nccl;
+  // NCCL wants a GPU for each rank, and sums in an order of its own.
+  if (!options.share_gpu && !options.batch_invariant && HasNccl()) {
+    NcclOptions nccl_options;
+    nccl_options.device = ctx->device.index;
+    ASSIGN_OR_RETURN(nccl, MakeNcclCommunicator(options.comm, topology, nccl_options));
+  }
+  devices = MakeDeviceCommunicator(options.comm, std::move(nccl));
+  comm = std::make_unique<CountedCommunicator>(devices.get());
+  return OkStatus();
+}
+
 Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
                                                        const std::function<Status(const EngineOptions&)>& prepare) {
   auto own = std::make_unique<EngineRank>();
@@ -119,9 +142,12 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   own->Enter(Phase::kLoad);
   if (options.comm == nullptr) own->self = MakeSelfCommunicator();
   own->comm = std::make_unique<CountedCommunicator>(options.comm != nullptr ? options.comm : own->self.get());
-  Communicator& comm = *own->comm;
-  ASSIGN_OR_RETURN(own->topology, GatherTopology(comm));
+  ASSIGN_OR_RETURN(own->topology, GatherTopology(*own->comm));
   const GroupTopology& topology = own->topology;
+  Context ctx;
+  ASSIGN_OR_RETURN(ctx.device, ChooseDevice(options, *own->comm, topology));
+  RETURN_IF_ERROR(own->UseGpu(options, &ctx));
+  Communicator& comm = *own->comm;
   ASSIGN_OR_RETURN(const int processors, ShareOfProcessors(comm, topology));
 
   auto checkpoint = OpenCheckpoint(options.model, options.load_format, options.seed);
@@ -129,20 +155,26 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   RETURN_IF_ERROR(CheckSameModel(comm, topology, *checkpoint));
   own->config = checkpoint->config;
   own->pool = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : processors);
-  Context ctx;
   ctx.pool = own->pool.get();
   ctx.progress = own->mark;
   ctx.batch_invariant = options.batch_invariant;
 
   // Ranks of one machine take of the same memory, and look at it before any of them takes some.
-  const size_t available = AvailableMemory() / static_cast<size_t>(topology.self().local_size);
+  size_t available = AvailableMemory() / static_cast<size_t>(topology.self().local_size);
+  if (own->session != nullptr) {
+    const Result<size_t> on_gpu = AvailableOnGpu(ctx.device, options.gpu_memory_utilization, topology.self().local_size);
+    RETURN_IF_ERROR(AgreeOn(comm, topology, on_gpu.status()));
+    available = *on_gpu;
+  }
   auto planned = PlanEngine(ctx, std::move(options), own->config, available, comm.size(), comm.rank());
   RETURN_IF_ERROR(AgreeOn(comm, topology, planned.status()));
   own->plan = std::move(planned).value();
   EnginePlan& plan = own->plan;
   plan.options.threads = own->pool->threads();
+  plan.options.device = ctx.device.kind == DeviceKind::kCuda ? "cuda" : "cpu";
   RETURN_IF_ERROR(ShareCapacity(ctx, comm, own->config, &plan));
-  Status ready = CheckMemory(plan, MappedBytes(*checkpoint, plan.shard, plan.dtype), available);
+  const size_t mapped = own->session != nullptr ? 0 : MappedBytes(*checkpoint, plan.shard, plan.dtype);
+  Status ready = CheckMemory(plan, mapped, available);
   if (ready.ok() && prepare) ready = prepare(plan.options);
   RETURN_IF_ERROR(AgreeOn(comm, topology, ready));
 

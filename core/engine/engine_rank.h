@@ -11,6 +11,7 @@
 #include "core/engine/engine_plan.h"
 #include "core/engine/executor.h"
 #include "core/model/model_weights.h"
+#include "kernels/device_session.h"
 #include "parallel/counted_communicator.h"
 #include "parallel/group_topology.h"
 
@@ -20,7 +21,9 @@ struct EngineRank {
   ModelConfig config;
   EnginePlan plan;  // capacity and every automatic option as on all ranks
   std::unique_ptr<ThreadPool> pool;
+  std::unique_ptr<DeviceSession> session;     // on a GPU
   std::unique_ptr<Communicator> self;         // when there is no other
+  std::unique_ptr<Communicator> devices;      // for tensors of GPUs, over the group's own
   std::unique_ptr<CountedCommunicator> comm;  // what the executor uses
   GroupTopology topology;
   ModelWeights weights;
@@ -40,6 +43,10 @@ struct EngineRank {
   // one is returned by all. prepare, which may be empty, runs between planning and loading, on this rank alone.
   static Result<std::unique_ptr<EngineRank>> Create(EngineOptions options,
                                                     const std::function<Status(const EngineOptions&)>& prepare = {});
+
+ private:
+  // Makes what ctx's device needs, where that is a GPU: its session, and with several ranks their way to each other.
+  Status UseGpu(const EngineOptions& options, Context* ctx);
 };
 
 }  // namespace quire

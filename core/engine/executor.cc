@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/device_memory.h"
 #include "core/model/weight_slices.h"
+#include "kernels/device_session.h"
 
 namespace quire {
 
@@ -46,7 +48,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(Sampler sampler, Sampler::Create(ctx, std::move(sampling)));
   const int64_t local_vocab = shard.vocab.size();
   ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
-                                                 static_cast<size_t>(local_vocab) * sizeof(float)));
+                                                 static_cast<size_t>(local_vocab) * sizeof(float),
+                                                 ctx.device));
   std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(history), std::move(decoder),
                                                   std::move(sampler), options.cache.page_size));
   executor->logits_ = std::move(logits);
@@ -119,8 +122,8 @@ void Executor::UpdateTables(const StepPlan& plan) {
   }
 }
 
-void Executor::FillRandom(const RandomFill& fill) {
-  if (fill.length == 0) return;
+Status Executor::FillRandom(const RandomFill& fill) {
+  if (fill.length == 0) return OkStatus();
   history_.FillRandom(fill.slot, slots_[fill.slot].policy.get(), fill.length, fill.seed, first_kv_head_);
   const Slot& slot = slots_[fill.slot];
   const int64_t pages = (fill.length + options_.cache.page_size - 1) / options_.cache.page_size;
@@ -129,13 +132,14 @@ void Executor::FillRandom(const RandomFill& fill) {
     const PageTable& table = slot.tables[g];
     CHECK_GE(static_cast<int64_t>(table.pages.size()), pages);
     const bool metadata = !table.groups.empty();
-    storage_.FillRandom(ctx_, static_cast<int>(g), {table.pages.data(), static_cast<size_t>(pages)},
-                        {table.groups.data(), metadata ? static_cast<size_t>(groups) : 0}, fill.length, fill.seed,
-                        first_kv_head_);
+    RETURN_IF_ERROR(storage_.FillRandom(ctx_, static_cast<int>(g), {table.pages.data(), static_cast<size_t>(pages)},
+                                        {table.groups.data(), metadata ? static_cast<size_t>(groups) : 0}, fill.length,
+                                        fill.seed, first_kv_head_));
   }
+  return OkStatus();
 }
 
-Status Executor::Forward(const StepPlan& plan, StepResult* result) {
+Status Executor::Forward(const StepPlan& plan) {
   tokens_.clear();
   chunks_.clear();
   for (TableBatch& batch : batches_) batch.Clear();
@@ -168,21 +172,24 @@ Status Executor::Forward(const StepPlan& plan, StepResult* result) {
   batch.chunks = chunks_;
   batch.caches = views_;
   batch.logit_rows = plan.logit_rows;
-  RETURN_IF_ERROR(decoder_.Forward(batch, reinterpret_cast<float*>(logits_.data())));
+  return decoder_.Forward(batch, reinterpret_cast<float*>(logits_.data()));
+}
+
+void Executor::CountUsage(const StepPlan& plan, StepResult* result) {
   result->attention = decoder_.last_stats();
   const AttentionStats& stats = result->attention;
   for (size_t i = 0; i < stats.row_pages_read.size(); ++i) {
     result->usage.push_back({stats.row_pages_read[i], stats.row_pages_total[i]});
   }
-  if (alone_) return OkStatus();
+  if (alone_) return;
   unsent_ += stats;
   result->attention.reads() = {};  // of all ranks: known once they have met
   if (plan.logit_rows.empty()) result->usage.clear();
-  return OkStatus();
 }
 
-Status Executor::Sample(const StepPlan& plan, StepResult* result) {
-  std::vector<SampleJob> jobs;
+void Executor::MakeJobs(const StepPlan& plan) {
+  jobs_.clear();
+  score_jobs_.clear();
   for (const PlanSample& sample : plan.samples) {
     const Slot& slot = slots_[sample.slot];
     SampleJob job;
@@ -193,12 +200,14 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
     job.position = static_cast<int64_t>(slot.tokens.size());
     job.output_tokens = job.position - slot.output_begin;
     job.forced = sample.forced;
-    jobs.push_back(job);
+    jobs_.push_back(job);
   }
-  std::vector<ScoreJob> scores;
   for (const PlanScore& score : plan.scores) {
-    scores.push_back({score.logit, slots_[score.slot].tokens[score.position], score.top});
+    score_jobs_.push_back({score.logit, slots_[score.slot].tokens[score.position], score.top});
   }
+}
+
+Status Executor::Sample(const StepPlan& plan, StepResult* result) {
   // With several ranks what they read is summed on the way.
   std::vector<int64_t> sums;
   if (!alone_) {
@@ -207,13 +216,13 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
     unsent_ = {};
   }
   RETURN_IF_ERROR(sampler_.Run(reinterpret_cast<const float*>(logits_.data()),
-                               static_cast<int>(plan.logit_rows.size()), jobs, scores, &result->tokens,
+                               static_cast<int>(plan.logit_rows.size()), jobs_, score_jobs_, &result->tokens,
                                &result->scores, sums));
   if (!alone_) {
     result->attention.reads() = {sums[0], sums[1], sums[2], sums[3]};
     for (size_t i = 0; i < result->usage.size(); ++i) result->usage[i] = {sums[4 + 2 * i], sums[5 + 2 * i]};
   }
-  for (size_t i = 0; i < jobs.size(); ++i) {
+  for (size_t i = 0; i < jobs_.size(); ++i) {
     Slot& slot = slots_[plan.samples[i].slot];
     slot.tokens.push_back(result->tokens[i].id);
     if (slot.sampler.has_penalties()) slot.history.AddOutput(result->tokens[i].id);
@@ -223,14 +232,24 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
 
 Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   *result = {};
+  RETURN_IF_ERROR(UseDevice(ctx_.device));
   RETURN_IF_ERROR(UpdateSlots(plan));
   storage_.Execute(ctx_, plan.cache_ops);
   UpdateTables(plan);
-  for (const RandomFill& fill : plan.fills) FillRandom(fill);
+  for (const RandomFill& fill : plan.fills) RETURN_IF_ERROR(FillRandom(fill));
   if (plan.chunks.empty()) return OkStatus();
-  RETURN_IF_ERROR(Forward(plan, result));
+  RETURN_IF_ERROR(Forward(plan));
   for (const SlotFork& fork : plan.forks) history_.Fork(fork.from, fork.to);
-  return plan.logit_rows.empty() ? OkStatus() : Sample(plan, result);
+  const bool sampled = !plan.logit_rows.empty();
+  if (sampled) {
+    MakeJobs(plan);
+    RETURN_IF_ERROR(sampler_.Fetch(reinterpret_cast<const float*>(logits_.data()),
+                                   static_cast<int>(plan.logit_rows.size()), jobs_, score_jobs_));
+  }
+  // The step's one wait for the GPU; also where its errors come to light.
+  if (ctx_.session != nullptr) RETURN_IF_ERROR(ctx_.session->Synchronize());
+  CountUsage(plan, result);
+  return sampled ? Sample(plan, result) : OkStatus();
 }
 
 }  // namespace quire

@@ -68,8 +68,10 @@ class Executor {
            int page_size);
   Status UpdateSlots(const StepPlan& plan);
   void UpdateTables(const StepPlan& plan);
-  void FillRandom(const RandomFill& fill);
-  Status Forward(const StepPlan& plan, StepResult* result);
+  Status FillRandom(const RandomFill& fill);
+  Status Forward(const StepPlan& plan);
+  void CountUsage(const StepPlan& plan, StepResult* result);
+  void MakeJobs(const StepPlan& plan);
   Status Sample(const StepPlan& plan, StepResult* result);
 
   Context ctx_;
@@ -84,12 +86,14 @@ class Executor {
   int64_t local_vocab_ = 0;
   bool alone_ = true;
   AttentionReads unsent_;  // read in steps without logits, for the next sums
-  Buffer logits_;          // [max_logit_rows][local vocab]
+  Buffer logits_;          // [max_logit_rows][local vocab], on the device
   // Of one step; they keep their memory.
   std::vector<int32_t> tokens_;  // [rows]
   std::vector<ForwardChunk> chunks_;
   std::vector<TableBatch> batches_;  // [cache group]
   std::vector<CacheView> views_;     // [cache group]
+  std::vector<SampleJob> jobs_;
+  std::vector<ScoreJob> score_jobs_;
 };
 
 }  // namespace quire

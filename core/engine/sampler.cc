@@ -48,7 +48,10 @@ size_t Sampler::ScratchBytes(int64_t local_vocab, int max_rows, int max_jobs) {
 
 Result<Sampler> Sampler::Create(const Context& ctx, SamplerOptions options) {
   Sampler sampler;
-  sampler.ctx_ = ctx;
+  sampler.ctx_ = sampler.host_ctx_ = ctx;
+  sampler.host_ctx_.device = {};
+  sampler.host_ctx_.stream = {};
+  sampler.host_ctx_.session = nullptr;
   if (options.slices.empty()) options.slices = {Range{0, options.vocab}};
   if (options.comm != nullptr) {
     CHECK_EQ(options.comm->size(), static_cast<int>(options.slices.size()));
@@ -116,24 +119,79 @@ void Sampler::FindLocal(const float* x, int rows, int k) {
   if (own == 0) {
     std::fill(local_.lse.begin(), local_.lse.end(), kMinusInf);
   } else {
-    TopCandidates(ctx_, {.logits = x,
-                         .stride = mine().size(),
-                         .rows = rows,
-                         .vocab = mine().size(),
-                         .vocab_begin = static_cast<int32_t>(mine().begin),
-                         .k = own,
-                         .ids = local_.ids.data(),
-                         .values = local_.values.data(),
-                         .lse = local_.lse.data()});
+    TopCandidates(host_ctx_, {.logits = x,
+                              .stride = mine().size(),
+                              .rows = rows,
+                              .vocab = mine().size(),
+                              .vocab_begin = static_cast<int32_t>(mine().begin),
+                              .k = own,
+                              .ids = local_.ids.data(),
+                              .values = local_.values.data(),
+                              .lse = local_.lse.data()});
   }
+  PadLocal(own);
+}
+
+// local_ from [rows][own] to [rows][sent].
+void Sampler::PadLocal(int own) {
+  const int sent = local_.k;
   if (own == sent) return;
-  for (int row = rows - 1; row >= 0; --row) {  // from [rows][own] to [rows][sent], the last row first
+  for (int row = local_.rows - 1; row >= 0; --row) {  // the last row first
     const size_t from = static_cast<size_t>(row) * own, to = local_.at(row);
     for (int i = sent - 1; i >= 0; --i) {
       local_.values[to + i] = i < own ? local_.values[from + i] : kMinusInf;
       local_.ids[to + i] = i < own ? local_.ids[from + i] : kNoToken;
     }
   }
+}
+
+Status Sampler::Fetch(const float* logits, int rows, std::span<const SampleJob> jobs,
+                      std::span<const ScoreJob> score_jobs) {
+  if (ctx_.device.kind == DeviceKind::kCpu) return OkStatus();
+  const Plan plan = Decide(jobs, score_jobs);
+  const int64_t vocab = mine().size();
+  const int k = static_cast<int>(std::min<int64_t>(plan.raw_k, vocab));
+  const bool by_token =
+      !score_jobs.empty() || std::any_of(jobs.begin(), jobs.end(), [](const SampleJob& job) { return job.forced >= 0; });
+  fetched_.rows = plan.works > 0 || by_token || k > MostCandidates(ctx_);
+  const size_t all = static_cast<size_t>(rows) * static_cast<size_t>(fetched_.rows ? vocab : 2 * int64_t{k} + 1);
+  const size_t bytes = all * sizeof(float);
+  if (bytes == 0 || vocab == 0) return OkStatus();
+  if (fetched_.host.size() < bytes) {
+    ASSIGN_OR_RETURN(fetched_.host, HostBuffer::Create(ctx_.device, bytes));
+  }
+  if (fetched_.rows) return CopyFromDevice(ctx_.device, fetched_.host.data(), logits, bytes, ctx_.stream);
+  if (fetched_.candidates.size() < bytes) {
+    ASSIGN_OR_RETURN(fetched_.candidates, Buffer::Create(bytes, ctx_.device));
+  }
+  auto* lse = reinterpret_cast<float*>(fetched_.candidates.data());
+  float* values = lse + rows;
+  TopCandidates(ctx_, {.logits = logits,
+                       .stride = vocab,
+                       .rows = rows,
+                       .vocab = vocab,
+                       .vocab_begin = static_cast<int32_t>(mine().begin),
+                       .k = k,
+                       .ids = reinterpret_cast<int32_t*>(values + int64_t{rows} * k),
+                       .values = values,
+                       .lse = lse});
+  return CopyFromDevice(ctx_.device, fetched_.host.data(), fetched_.candidates.data(), bytes, ctx_.stream);
+}
+
+void Sampler::TakeFetched(int rows, int k) {
+  const int sent = static_cast<int>(std::min<int64_t>(k, widest_));
+  const int own = static_cast<int>(std::min<int64_t>(sent, mine().size()));
+  local_.Resize(rows, sent, false);
+  const auto* lse = reinterpret_cast<const float*>(fetched_.host.data());
+  const size_t all = static_cast<size_t>(rows) * static_cast<size_t>(own);
+  if (own == 0) {
+    std::fill(local_.lse.begin(), local_.lse.end(), kMinusInf);
+  } else {
+    std::copy_n(lse, rows, local_.lse.begin());
+    std::copy_n(lse + rows, all, local_.values.begin());
+    std::memcpy(local_.ids.data(), lse + rows + all, all * sizeof(int32_t));
+  }
+  PadLocal(own);
 }
 
 void Sampler::AppendList(int local_row, const float* raw_row, bool with_raw) {
@@ -214,8 +272,8 @@ Status Sampler::Exchange() {
   }
   recv_.resize(words * read_.size());
   const auto size = static_cast<int64_t>(words);
-  return options_.comm->AllGather({send_.data(), DType::kI32, {size}, ctx_.device},
-                                  {recv_.data(), DType::kI32, {size * ranks()}, ctx_.device}, ctx_.stream);
+  return options_.comm->AllGather({send_.data(), DType::kI32, {size}, {}},
+                                  {recv_.data(), DType::kI32, {size * ranks()}, {}});
 }
 
 TokenLogprobs Sampler::LogprobsOf(int row, int32_t token, float raw, int top) const {
@@ -287,12 +345,18 @@ Status Sampler::Run(const float* logits, int rows, std::span<const SampleJob> jo
   scores->clear();
   const Plan plan = Decide(jobs, score_jobs);
   const int64_t vocab = mine().size();
+  const bool on_gpu = ctx_.device.kind != DeviceKind::kCpu;
+  if (on_gpu) logits = fetched_.rows ? reinterpret_cast<const float*>(fetched_.host.data()) : nullptr;
 
   send_.assign(kHistoryWords + 2 * sums.size(), 0);
   std::memcpy(send_.data(), &history_, sizeof(history_));
   if (!sums.empty()) std::memcpy(send_.data() + kHistoryWords, sums.data(), sums.size_bytes());
   if (plan.raw_wanted) {
-    FindLocal(logits, rows, plan.raw_k);
+    if (on_gpu && !fetched_.rows) {
+      TakeFetched(rows, plan.raw_k);
+    } else {
+      FindLocal(logits, rows, plan.raw_k);
+    }
     for (int row = 0; row < rows; ++row) AppendList(row, nullptr, false);
   }
   if (plan.works > 0) {

@@ -8,7 +8,8 @@
 // gathered values alone, so that all ranks go on together. Log-probabilities are exact: the log-sum-exp of the ranks'
 // own ones, and the raw logit of each candidate travels with it.
 //
-// With one rank nothing travels and the rest is the same.
+// With one rank nothing travels and the rest is the same. On a GPU greedy rows are cut down to their candidates there; rows
+// whose logits are edited, scaled or looked up by token come to the host whole.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,7 @@
 
 #include "core/base/buffer.h"
 #include "core/base/context.h"
+#include "core/base/device_memory.h"
 #include "core/base/status.h"
 #include "core/engine/request.h"
 #include "core/engine/sampling.h"
@@ -38,6 +40,9 @@ class Sampler {
   static Result<Sampler> Create(const Context& ctx, SamplerOptions options);
   // Of this rank, whose slice has `local_vocab` tokens.
   static size_t ScratchBytes(int64_t local_vocab, int max_rows, int max_jobs);
+
+  // On a GPU: enqueues what Run needs of the same arguments on the host, and so before Synchronize; nothing on the CPU.
+  Status Fetch(const float* logits, int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs);
 
   // logits: [rows][local vocabulary], not changed. tokens and scores are given one entry per job. A collective when
   // there are several ranks: jobs are the same on all. sums: numbers of this rank that become the sums over ranks, in
@@ -77,6 +82,9 @@ class Sampler {
 
   // This rank's best k of each of `rows` rows, which lie one behind the other; then sent by AppendList.
   void FindLocal(const float* x, int rows, int k);
+  // The same of the rows that Fetch cut down.
+  void TakeFetched(int rows, int k);
+  void PadLocal(int own);
   // The message: this rank appends, the gathered ones are merged in the same order.
   void AppendList(int local_row, const float* raw_row, bool with_raw);
   void MergeList(int k, bool with_raw, Lists* lists, int row);
@@ -88,7 +96,16 @@ class Sampler {
                  std::vector<SampledToken>* tokens, std::vector<float>* chosen_raw);
   TokenLogprobs LogprobsOf(int row, int32_t token, float raw, int top) const;
 
-  Context ctx_;
+  // Of one step on a GPU: either whole rows, or the best k of each.
+  struct Fetched {
+    bool rows = false;
+    HostBuffer host;      // logits [rows][local vocabulary]; or lse [rows], values [rows][k], ids [rows][k]
+    Buffer candidates;    // the latter, where they are made
+  };
+
+  Context ctx_;       // where the logits are
+  Context host_ctx_;  // the CPU
+  Fetched fetched_;
   SamplerOptions options_;
   int rank_ = 0;
   int64_t widest_ = 0;  // slice

@@ -3,13 +3,14 @@
 #include "core/model/decoder.h"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "core/base/check.h"
+#include "core/base/device_memory.h"
 #include "core/model/decoder_attention.h"
+#include "core/model/decoder_inputs.h"
 #include "core/model/decoder_rope.h"
 #include "core/model/decoder_rows.h"
 #include "kernels/elementwise.h"
@@ -52,9 +53,10 @@ std::vector<std::pair<float* Scratch::*, int64_t>> ScratchParts(const ModelConfi
   return parts;
 }
 
-Result<Scratch> MakeScratch(const ModelConfig& config, const ShardPlan& plan, const DecoderOptions& options) {
+Result<Scratch> MakeScratch(const ModelConfig& config, const ShardPlan& plan, const DecoderOptions& options,
+                            Device device) {
   Scratch s;
-  ASSIGN_OR_RETURN(s.memory, Buffer::Create(DecoderScratchBytes(config, plan, options)));
+  ASSIGN_OR_RETURN(s.memory, Buffer::Create(DecoderScratchBytes(config, plan, options), device));
   float* next = reinterpret_cast<float*>(s.memory.data());
   for (const auto& [pointer, elements] : ScratchParts(config, plan, options)) {
     s.*pointer = next;
@@ -64,7 +66,11 @@ Result<Scratch> MakeScratch(const ModelConfig& config, const ShardPlan& plan, co
 }
 
 // What the config may ask for but the forward pass doesn't do: refused by name, never run wrongly.
-Status CheckSupported(const ModelConfig& config) {
+Status CheckSupported(const ModelConfig& config, Device device) {
+  if (device.kind == DeviceKind::kCuda && config.attention_softcap > 0) {
+    return Unimplemented("'" + config.name + "' caps attention scores softly, for which this version has no CUDA kernels; run it "
+                         "on the CPU with --device cpu");
+  }
   if (config.activation == Activation::kGelu) {
     return Unimplemented("'" + config.name + "' wants GELU by the error function; SiLU and GELU's tanh form are there");
   }
@@ -134,10 +140,12 @@ struct Decoder::Impl {
   std::vector<int> kind_windows;   // [kinds]
   Scratch scratch;
   DecoderRows rows;
+  DecoderInputs inputs;
   AttentionStats stats;
   std::vector<int32_t> turns;  // [decode rows] positions by which queries are turned on for their sinks
   GrowBuffer turn_tables;      // [decode rows][2][rotary_dim / 2]
   bool any_turn = false;
+  bool counted = true;  // stats has the sparse rows' pages
   // The rows that run now: all of the step, and in the last layer after attention those with logits.
   float* residual = nullptr;
   float* attended = nullptr;
@@ -149,6 +157,7 @@ struct Decoder::Impl {
   Status FillTurns(const ForwardBatch& batch);
   Status EmbedRows();
   void ProjectQkv(int layer);
+  RopeParams RopeOf(int layer) const;
   Status Attend(const ForwardBatch& batch, int layer);
   void KeepLogitRows();
   Status ProjectOut(int layer);
@@ -178,14 +187,14 @@ Status Decoder::Impl::FillTurns(const ForwardBatch& batch) {
   }
   if (!any_turn) return OkStatus();
   RETURN_IF_ERROR(turn_tables.Reserve(sizeof(float) * rows.decode_rows * 2 * rope.half()));
-  rope.FillTurns(ctx, rows, turns.data(), turn_tables.As<float>());
+  RETURN_IF_ERROR(rope.FillTurns(ctx, rows, turns.data(), turn_tables.As<float>()));
   return OkStatus();
 }
 
 Status Decoder::Impl::EmbedRows() {
   const Weight& table = weights->embedding;
   for (const int32_t token : rows.tokens) CHECK(token >= 0 && token < config.vocab);
-  Embed(ctx, table.data(), table.dtype(), plan.vocab.begin, plan.vocab.size(), rows.tokens.data(), live_rows,
+  Embed(ctx, table.data(), table.dtype(), plan.vocab.begin, plan.vocab.size(), inputs.tokens, live_rows,
         config.hidden, residual);
   if (plan.tp > 1) {
     RETURN_IF_ERROR(comm->AllReduce({residual, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream));
@@ -219,17 +228,19 @@ void Decoder::Impl::ProjectQkv(int layer) {
     HeadRmsNorm(ctx, s.qkv + int64_t{q_heads} * d, width, w.k_norm.data<float>(), config.norm_eps, live_rows, kv_heads,
                 d);
   }
-  if (rope.half() == 0) return;
-  // q and k stand side by side in a row, so one call rotates both.
-  Rope(ctx, {.x = s.qkv,
-             .x_stride = width,
-             .rows = live_rows,
-             .heads = q_heads + kv_heads,
-             .head_dim = d,
-             .rotary_dim = config.rope.rotary_dim,
-             .interleaved = config.rope.interleaved,
-             .positions = rows.pos.data(),
-             .cos_sin = window_rope && config.window[layer] > 0 ? s.window_cos_sin : s.cos_sin});
+}
+
+// q and k stand side by side in a row, so one call rotates both.
+RopeParams Decoder::Impl::RopeOf(int layer) const {
+  return {.x = scratch.qkv,
+          .x_stride = weights->layers[layer].qkv.rows(),
+          .rows = live_rows,
+          .heads = static_cast<int>(plan.q_heads.size() + plan.kv_heads.size()),
+          .head_dim = config.head_dim,
+          .rotary_dim = config.rope.rotary_dim,
+          .interleaved = config.rope.interleaved,
+          .positions = inputs.pos,
+          .cos_sin = window_rope && config.window[layer] > 0 ? scratch.window_cos_sin : scratch.cos_sin};
 }
 
 Status Decoder::Impl::Attend(const ForwardBatch& batch, int layer) {
@@ -239,22 +250,22 @@ Status Decoder::Impl::Attend(const ForwardBatch& batch, int layer) {
                             .last = layer + 1 == config.layers,
                             .window = kind_windows[kind],
                             .pages = cache.layers[index_in_kind[layer]],
-                            .table = cache.table,
-                            .rope = &config.rope,
+                            .table = inputs.tables[kind],
+                            .rope = RopeOf(layer),
                             .turns = any_turn ? turn_tables.As<float>() : nullptr,
                             .qkv = scratch.qkv,
                             .out = scratch.attended};
-  return attention.Run(step, rows, stats);
+  return attention.Run(step, rows, inputs, stats);
 }
 
 void Decoder::Impl::KeepLogitRows() {
   const int64_t hidden = config.hidden, width = plan.q_heads.size() * config.head_dim;
   live_rows = static_cast<int64_t>(rows.logit_places.size());
-  for (int64_t i = 0; i < live_rows; ++i) {
-    const int64_t from = rows.logit_places[i];
-    std::memcpy(scratch.last_residual + i * hidden, residual + from * hidden, sizeof(float) * hidden);
-    std::memcpy(scratch.last_attended + i * width, attended + from * width, sizeof(float) * width);
-  }
+  const auto take = [&](const float* from, int64_t columns, float* to) {
+    Embed(ctx, from, DType::kF32, 0, rows.rows, inputs.logit_places, live_rows, columns, to);
+  };
+  take(residual, hidden, scratch.last_residual);
+  take(attended, width, scratch.last_attended);
   residual = scratch.last_residual;
   attended = scratch.last_attended;
 }
@@ -271,7 +282,7 @@ Status Decoder::Impl::Mlp(int layer) {
   const int64_t ffn = plan.ffn.size();
   JoinResidual(w.post_attn_norm, w.mlp_norm);
   if (ffn == 0) {  // more ranks than blocks of columns: this one adds nothing but, on rank 0, the bias
-    std::memset(s.partial, 0, sizeof(float) * live_rows * config.hidden);
+    RETURN_IF_ERROR(ClearOnDevice(ctx.device, s.partial, sizeof(float) * live_rows * config.hidden, ctx.stream));
     return SumPartial();
   }
   Linear(ctx, s.normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
@@ -298,15 +309,18 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   CHECK_LE(static_cast<int64_t>(batch.logit_rows.size()), int64_t{options.max_logit_rows});
   CHECK_EQ(batch.caches.size(), kind_windows.size());
   stats = {};
+  counted = false;
   rows.Build(batch);
+  RETURN_IF_ERROR(attention.BeginStep(rows));
   stats.row_pages_read.assign(rows.decode_rows, 0);
   stats.row_pages_total.assign(rows.decode_rows, 0);
   live_rows = rows.rows;
   if (live_rows == 0) return OkStatus();
   residual = scratch.residual;
   attended = scratch.attended;
-  rope.Fill(ctx, rows, scratch.cos_sin);
-  if (window_rope) window_rope->Fill(ctx, rows, scratch.window_cos_sin);
+  RETURN_IF_ERROR(inputs.Bring(ctx, rows, batch.caches));
+  RETURN_IF_ERROR(rope.Fill(ctx, rows, inputs.pos, scratch.cos_sin));
+  if (window_rope) RETURN_IF_ERROR(window_rope->Fill(ctx, rows, inputs.pos, scratch.window_cos_sin));
   RETURN_IF_ERROR(FillTurns(batch));
   RETURN_IF_ERROR(EmbedRows());
   for (int layer = 0; layer < config.layers; ++layer) {
@@ -315,6 +329,7 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
     RETURN_IF_ERROR(Attend(batch, layer));
     Advance();
     if (layer + 1 == config.layers) {
+      RETURN_IF_ERROR(attention.FetchCounts());
       KeepLogitRows();
       if (live_rows == 0) return OkStatus();  // a chunk in the middle of a prompt: its K and V are all it is for
     }
@@ -336,7 +351,7 @@ Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, c
   CHECK(weights != nullptr && comm != nullptr && ctx.pool != nullptr);
   CHECK_EQ(comm->size(), plan.tp);
   CHECK_EQ(comm->rank(), plan.rank);
-  RETURN_IF_ERROR(CheckSupported(config));
+  RETURN_IF_ERROR(CheckSupported(config, ctx.device));
   if (options.max_rows < 1 || options.max_logit_rows < 1) {
     return InvalidArgument("a decoder for " + std::to_string(options.max_rows) + " rows and " +
                            std::to_string(options.max_logit_rows) + " rows of logits can't run; both must be at least 1");
@@ -357,14 +372,19 @@ Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, c
       impl->index_in_kind[kinds[kind].layers[i]] = static_cast<int>(i);
     }
   }
-  ASSIGN_OR_RETURN(impl->scratch, MakeScratch(config, plan, options));
+  ASSIGN_OR_RETURN(impl->scratch, MakeScratch(config, plan, options, ctx.device));
   return Decoder(std::move(impl));
 }
 
 Status Decoder::Forward(const ForwardBatch& batch, float* logits) { return impl_->Forward(batch, logits); }
-const AttentionStats& Decoder::last_stats() const { return impl_->stats; }
+const AttentionStats& Decoder::last_stats() const {
+  if (!impl_->counted) impl_->attention.CountPages(impl_->rows, impl_->stats);
+  impl_->counted = true;
+  return impl_->stats;
+}
 size_t Decoder::scratch_bytes() const {
-  return impl_->scratch.memory.size() + impl_->turn_tables.size() + impl_->attention.scratch_bytes();
+  return impl_->scratch.memory.size() + impl_->turn_tables.size() + impl_->attention.scratch_bytes() +
+         impl_->inputs.bytes();
 }
 void Decoder::set_observer(SelectionObserver* observer) { impl_->attention.set_observer(observer); }
 

@@ -78,7 +78,7 @@ struct AttentionReads {
   }
 };
 
-// Of a step, on this rank; seconds are wall time inside the calls.
+// Of a step, on this rank; seconds are wall time inside the calls, on the CPU (a GPU's work isn't done when they return).
 struct AttentionStats : AttentionReads {
   double selection_seconds = 0;
   double attention_seconds = 0;
@@ -89,6 +89,7 @@ struct AttentionStats : AttentionReads {
 };
 
 // Called, when set, with each selection made: for tests and evaluation (recall, equality over ranks).
+// On the CPU only.
 struct SelectionObserver {
   virtual ~SelectionObserver() = default;
   // q: [rows][q_heads][k_dim]; params carries layer, lengths and pages.
@@ -113,10 +114,12 @@ class Decoder {
   static Result<Decoder> Create(const Context& ctx, const ModelConfig& config, const ModelWeights* weights,
                                 const ShardPlan& plan, Communicator* comm, const DecoderOptions& options);
 
-  // Runs the step. logits: [logit_rows][local vocab] F32, row stride local vocab. Statuses come from the
-  // communicator only; sizes beyond the options are CHECKed.
+  // Runs the step; on a GPU enqueues it. The batch's arrays are the host's. logits: [logit_rows][local vocab] F32, row
+  // stride local vocab, on the decoder's device. Statuses come from the communicator and from the device's memory only;
+  // sizes beyond the options are CHECKed.
   Status Forward(const ForwardBatch& batch, float* logits);
 
+  // Of the last Forward; on a GPU after Synchronize.
   const AttentionStats& last_stats() const;
   size_t scratch_bytes() const;  // what Create made, plus workspaces grown since
   void set_observer(SelectionObserver* observer);  // not owned; null: none

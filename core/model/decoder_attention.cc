@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
+#include "core/base/device_memory.h"
 #include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_decode_sinks.h"
@@ -29,12 +31,21 @@ bool Remembers(const LayerAttention& step, const AttentionPolicy* policy) {
          RemembersLayer(*policy, step.layer, step.table.format.page_size);
 }
 
+// K and V of a page and KV head.
+int64_t BlockBytes(const PageFormat& f) { return (f.k_head_stride + f.v_head_stride) * ElementSize(f.dtype); }
+
+// Of the run's rows.
+int32_t Longest(const DecoderRows& rows, const auto& run) {
+  return *std::max_element(rows.len.begin() + run.begin, rows.len.begin() + run.end);
+}
+
 }  // namespace
 
 Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelConfig& config, const ShardPlan& plan,
                                                 Communicator* comm, int64_t max_length) {
   AttentionRunner runner;
   runner.ctx_ = ctx;
+  runner.layers_ = config.layers;
   runner.q_heads_ = static_cast<int>(plan.q_heads.size());
   runner.kv_heads_ = static_cast<int>(plan.kv_heads.size());
   runner.head_dim_ = config.head_dim;
@@ -55,27 +66,58 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
 }
 
 size_t AttentionRunner::scratch_bytes() const {
-  return workspace_.size() + selection_memory_.size() + group_send_.size() + group_all_.size() + group_q_.size() +
-         turned_.size() + mass_.size() + lse_.size();
+  return workspace_.size() + selection_memory_.size() + counts_memory_.size() + group_send_.size() + group_all_.size() +
+         group_q_.size() + turned_.size() + mass_.size() + lse_.size();
 }
 
-Status AttentionRunner::Run(const LayerAttention& step, DecoderRows& rows, AttentionStats& stats) {
+Status AttentionRunner::BeginStep(const DecoderRows& rows) {
+  counted_runs_.clear();
+  counts_used_ = 0;
+  const bool all_dense = std::all_of(rows.policy.begin(), rows.policy.end(), [](const auto* p) { return p == nullptr; });
+  if (all_dense) return OkStatus();
+  const auto most = static_cast<size_t>(layers_) * static_cast<size_t>(rows.decode_rows) * static_cast<size_t>(kv_heads_);
+  return counts_memory_.Reserve(most * sizeof(int32_t), ctx_.device);
+}
+
+Status AttentionRunner::Run(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                            AttentionStats& stats) {
   const int64_t k_offset = int64_t{q_heads_} * head_dim_;
-  KvAppend(ctx_, {.pages = step.pages,
-                  .table = step.table,
-                  .k = step.qkv + k_offset,
-                  .k_stride = qkv_width_,
-                  .v = step.qkv + k_offset + int64_t{kv_heads_} * head_dim_,
-                  .v_stride = qkv_width_,
-                  .row_seq = rows.seq.data(),
-                  .row_pos = rows.pos.data(),
-                  .rows = rows.rows});
+  RopeKvAppend(ctx_, step.rope,
+               {.pages = step.pages,
+                .table = step.table,
+                .k = step.qkv + k_offset,
+                .k_stride = qkv_width_,
+                .v = step.qkv + k_offset + int64_t{kv_heads_} * head_dim_,
+                .v_stride = qkv_width_,
+                .row_seq = inputs.seq,
+                .row_pos = inputs.pos,
+                .rows = rows.rows});
   for (int begin = 0; begin < rows.decode_rows;) {
     const DecodeRun run = NextRun(step, rows, begin);
-    RETURN_IF_ERROR(RunDecode(step, rows, run, stats));
+    RETURN_IF_ERROR(RunDecode(step, rows, inputs, run, stats));
     begin = run.end;
   }
-  return RunPrefill(step, rows);
+  return RunPrefill(step, rows, inputs);
+}
+
+Status AttentionRunner::FetchCounts() {
+  const size_t bytes = counts_used_ * sizeof(int32_t);
+  if (counts_on_host_.size() < bytes) {
+    ASSIGN_OR_RETURN(counts_on_host_, HostBuffer::Create(ctx_.device, counts_memory_.size()));
+  }
+  return CopyFromDevice(ctx_.device, counts_on_host_.data(), counts_memory_.As<void>(), bytes, ctx_.stream);
+}
+
+void AttentionRunner::CountPages(const DecoderRows& rows, AttentionStats& stats) const {
+  if (!counts_pages_) return;
+  for (const CountedRun& run : counted_runs_) {
+    const auto* counts = reinterpret_cast<const int32_t*>(counts_on_host_.data()) + run.first;
+    for (int row = run.begin; row < run.end; ++row, counts += kv_heads_) {
+      const int64_t read = std::accumulate(counts, counts + kv_heads_, int64_t{0});
+      stats.reads() += {read, 0, read * run.block_bytes, 0};
+      stats.row_pages_read[rows.source[row]] += read;
+    }
+  }
 }
 
 AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, const DecoderRows& rows,
@@ -93,12 +135,13 @@ AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, 
   return run;
 }
 
-Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
-                                  AttentionStats& stats) {
+Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                                  const DecodeRun& run, AttentionStats& stats) {
+  const bool timed = ctx_.device.kind == DeviceKind::kCpu;
   const double start = NowSeconds();
   if (run.policy != nullptr) {
-    RETURN_IF_ERROR(Select(step, rows, run, stats));
-    stats.selection_seconds += NowSeconds() - start;
+    RETURN_IF_ERROR(Select(step, rows, inputs, run, stats));
+    if (timed) stats.selection_seconds += NowSeconds() - start;
   }
   const double attention_start = NowSeconds();
   const int64_t out_width = int64_t{q_heads_} * head_dim_;
@@ -109,16 +152,16 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   params.out_stride = out_width;
   params.rows = run.end - run.begin;
   params.q_heads = q_heads_;
-  params.row_seq = rows.seq.data() + run.begin;
-  params.row_len = rows.len.data() + run.begin;
+  params.row_seq = inputs.seq + run.begin;
+  params.row_len = inputs.len + run.begin;
+  params.longest = Longest(rows, run);
   params.pages = step.pages;
   params.table = step.table;
   params.selection = run.policy != nullptr ? &selection_ : nullptr;
   params.scale = scale_;
   params.window = step.window;
   if (run.remembers) {
-    const int32_t longest = *std::max_element(params.row_len, params.row_len + params.rows);
-    params.mass_pages = (longest + step.table.format.page_size - 1) / step.table.format.page_size;
+    params.mass_pages = (params.longest + step.table.format.page_size - 1) / step.table.format.page_size;
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages));
     params.mass = mass_.As<float>();
   }
@@ -127,33 +170,29 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   if (window.window > 0) {
     RETURN_IF_ERROR(AttendSinks(step, params, run, window));
   } else {
-    RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(params)));
+    RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(ctx_, params), ctx_.device));
     if (softcap_ > 0) {
       AttentionDecode(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
     } else {
       AttentionDecode(ctx_, params, workspace_.As<void>());
     }
   }
-  stats.attention_seconds += NowSeconds() - attention_start;
+  if (timed) stats.attention_seconds += NowSeconds() - attention_start;
   if (run.remembers) {
     const double remember_start = NowSeconds();
     RETURN_IF_ERROR(RememberDecode(step, rows, run, params.mass_pages));
     stats.selection_seconds += NowSeconds() - remember_start;
   }
 
-  const PageFormat& format = step.table.format;
-  const int64_t block_bytes = (format.k_head_stride + format.v_head_stride) * ElementSize(format.dtype);
+  const int64_t block_bytes = BlockBytes(step.table.format);
   for (int row = run.begin; row < run.end; ++row) {
     if (!counts_pages_) break;
     const int64_t live = kv_heads_ * LivePages(rows.len[row], step.window, step.table.format.page_size);
-    int64_t read = run.policy == nullptr ? live : 0;
-    if (run.policy != nullptr) {
-      const int32_t* counts = selection_.counts + int64_t{row - run.begin} * kv_heads_;
-      for (int head = 0; head < kv_heads_; ++head) read += counts[head];
-    }
-    stats.reads() += {read, live, read * block_bytes, live * block_bytes};
+    stats.reads() += {0, live, 0, live * block_bytes};
     stats.row_pages_total[rows.source[row]] += live;
-    stats.row_pages_read[rows.source[row]] += read;
+    if (run.policy != nullptr) continue;  // CountPages looks how many they were
+    stats.reads() += {live, 0, live * block_bytes, 0};
+    stats.row_pages_read[rows.source[row]] += live;
   }
   return OkStatus();
 }
@@ -180,9 +219,9 @@ Status AttentionRunner::AttendSinks(const LayerAttention& step, const AttentionD
                 .rows = decode.rows,
                 .heads = q_heads_,
                 .head_dim = head_dim_,
-                .rotary_dim = step.rope->rotary_dim,
-                .interleaved = step.rope->interleaved,
-                .cos_sin = step.turns + int64_t{run.begin} * step.rope->rotary_dim});
+                .rotary_dim = step.rope.rotary_dim,
+                .interleaved = step.rope.interleaved,
+                .cos_sin = step.turns + int64_t{run.begin} * step.rope.rotary_dim});
     params.q_sinks = turned;
     params.q_sinks_stride = width;
   }
@@ -224,15 +263,16 @@ Status AttentionRunner::SumReplicas(int64_t floats) {
   return OkStatus();
 }
 
-Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
-                               AttentionStats& stats) {
+Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                               const DecodeRun& run, AttentionStats& stats) {
   SelectParams params;
   params.q = step.qkv + run.begin * qkv_width_;
   params.q_stride = qkv_width_;
   params.rows = run.end - run.begin;
   params.q_heads = q_heads_;
-  params.row_seq = rows.seq.data() + run.begin;
-  params.row_len = rows.len.data() + run.begin;
+  params.row_seq = inputs.seq + run.begin;
+  params.row_len = inputs.len + run.begin;
+  params.longest = Longest(rows, run);
   params.layer = step.layer;
   params.pages = step.pages;
   params.table = step.table;
@@ -244,19 +284,25 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   }
   if (!replicated_.empty() && run.policy->Declare().queries) RETURN_IF_ERROR(GatherGroup(run, params));
 
-  const int32_t longest = *std::max_element(params.row_len, params.row_len + params.rows);
-  const int64_t length = std::max<int64_t>(max_length_, longest);
+  const int64_t length = std::max<int64_t>(max_length_, params.longest);
   const int max_pages = run.policy->MaxPages(length, step.table.format.page_size);
   const size_t lists = static_cast<size_t>(params.rows) * kv_heads_;
-  RETURN_IF_ERROR(selection_memory_.Reserve(lists * (static_cast<size_t>(max_pages) + 1) * sizeof(int32_t)));
+  RETURN_IF_ERROR(selection_memory_.Reserve(lists * static_cast<size_t>(max_pages) * sizeof(int32_t), ctx_.device));
   selection_ = {};
-  selection_.counts = selection_memory_.As<int32_t>();
-  selection_.pages = selection_.counts + lists;
+  selection_.counts = counts_memory_.As<int32_t>() + counts_used_;
+  selection_.pages = selection_memory_.As<int32_t>();
+  counted_runs_.push_back({run.begin, run.end, counts_used_, BlockBytes(step.table.format)});
+  counts_used_ += lists;
   selection_.max_pages = max_pages;
-  RETURN_IF_ERROR(workspace_.Reserve(run.policy->SelectWorkspace(params)));
+  RETURN_IF_ERROR(workspace_.Reserve(run.policy->SelectWorkspace(params), ctx_.device));
   run.policy->Select(ctx_, params, selection_, workspace_.As<void>());
-  if (counts_pages_) stats.bytes_read += run.policy->SelectBytes(params);
-  if (observer_ != nullptr) observer_->OnSelect(params, selection_);
+  if (counts_pages_) {
+    SelectParams on_host = params;  // the formula looks at lengths
+    on_host.row_seq = rows.seq.data() + run.begin;
+    on_host.row_len = rows.len.data() + run.begin;
+    stats.bytes_read += run.policy->SelectBytes(on_host);
+  }
+  if (observer_ != nullptr && ctx_.device.kind == DeviceKind::kCpu) observer_->OnSelect(params, selection_);
   return OkStatus();
 }
 
@@ -270,11 +316,14 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
     total += counts_.back();
   }
   const int64_t width = width_of(rank_);
-  RETURN_IF_ERROR(group_send_.Reserve(sizeof(float) * rows * width));
-  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * total));
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(group_send_.As<float>() + row * width, params.q + row * params.q_stride, sizeof(float) * width);
-  }
+  RETURN_IF_ERROR(group_send_.Reserve(sizeof(float) * rows * width, ctx_.device));
+  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * total, ctx_.device));
+  // Rows of `columns` floats, as they lie in both.
+  const auto copy = [&](float* to, int64_t to_stride, const float* from, int64_t from_stride, int64_t columns) {
+    return CopyRowsOnDevice(ctx_.device, to, sizeof(float) * to_stride, from, sizeof(float) * from_stride,
+                            sizeof(float) * columns, rows, ctx_.stream);
+  };
+  RETURN_IF_ERROR(copy(group_send_.As<float>(), width, params.q, params.q_stride, width));
   RETURN_IF_ERROR(comm_->AllGatherV({group_send_.As<void>(), DType::kF32, {rows * width}, ctx_.device},
                                     {group_all_.As<void>(), DType::kF32, {total}, ctx_.device}, counts_, ctx_.stream));
   // The replicas of this rank's KV head are neighbours; their heads put side by side are the group.
@@ -282,14 +331,11 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
   const int first = rank_ - mine.replica_index;
   int64_t group_width = 0;
   for (int r = first; r < first + mine.replicas; ++r) group_width += width_of(r);
-  RETURN_IF_ERROR(group_q_.Reserve(sizeof(float) * rows * group_width));
+  RETURN_IF_ERROR(group_q_.Reserve(sizeof(float) * rows * group_width, ctx_.device));
   int64_t from = 0, column = 0;
   for (int r = 0; r < first; ++r) from += counts_[r];
   for (int r = first; r < first + mine.replicas; ++r) {
-    for (int64_t row = 0; row < rows; ++row) {
-      std::memcpy(group_q_.As<float>() + row * group_width + column,
-                  group_all_.As<float>() + from + row * width_of(r), sizeof(float) * width_of(r));
-    }
+    RETURN_IF_ERROR(copy(group_q_.As<float>() + column, group_width, group_all_.As<float>() + from, width_of(r), width_of(r)));
     from += counts_[r];
     column += width_of(r);
   }
@@ -299,19 +345,21 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
   return OkStatus();
 }
 
-Status AttentionRunner::RunPrefill(const LayerAttention& step, DecoderRows& rows) {
+Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs) {
   const auto remembers = [&](size_t i) { return Remembers(step, rows.prefill_source[i]->policy); };
-  const std::vector<PrefillChunk>& chunks = step.last ? rows.PrefillWithLogits(remembers) : rows.prefill;
-  if (chunks.empty()) return OkStatus();
   bool any_remembers = false;
   for (size_t i = 0; i < rows.prefill.size(); ++i) any_remembers |= remembers(i);
+  // What is remembered is remembered of all rows; on the CPU, where policies do so.
+  if (step.last && any_remembers) rows.PrefillWithLogits(remembers, &whole_);
+  const std::vector<PrefillChunk>& chunks = !step.last ? rows.prefill : any_remembers ? whole_ : rows.prefill_with_logits;
+  if (chunks.empty()) return OkStatus();
   AttentionPrefillParams params;
   params.q = step.qkv;
   params.q_stride = qkv_width_;
   params.out = step.out;
   params.out_stride = int64_t{q_heads_} * head_dim_;
   params.q_heads = q_heads_;
-  params.chunks = chunks.data();
+  params.chunks = !step.last ? inputs.prefill : any_remembers ? whole_.data() : inputs.prefill_with_logits;
   params.num_chunks = static_cast<int>(chunks.size());
   params.pages = step.pages;
   params.table = step.table;
@@ -321,7 +369,8 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, DecoderRows& rows
     RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
     params.lse = lse_.As<float>();
   }
-  RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params)));
+  for (const PrefillChunk& chunk : chunks) params.rows += chunk.rows;
+  RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params), ctx_.device));
   if (softcap_ > 0) {
     AttentionPrefill(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
   } else {

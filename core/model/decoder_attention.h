@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "core/model/decoder.h"
+#include "core/model/decoder_inputs.h"
 #include "core/model/decoder_rows.h"
 #include "core/model/decoder_scratch.h"
 #include "kernels/attention_decode.h"
+#include "kernels/elementwise.h"
 
 namespace quire {
 
@@ -20,10 +22,10 @@ struct LayerAttention {
   int window = 0;      // 0: none
   LayerPages pages;
   PageTableView table;
-  const RopeConfig* rope = nullptr;
+  RopeParams rope = {};        // of q and k in qkv
   // [decode_rows][2][rotary_dim / 2] what turns queries to where they stand for their sinks; null: no row has any.
   const float* turns = nullptr;
-  const float* qkv = nullptr;  // [rows][(q_heads + 2 * kv_heads) * head_dim], rotated; rows by place
+  const float* qkv = nullptr;  // [rows][(q_heads + 2 * kv_heads) * head_dim], not rotated yet; rows by place
   float* out = nullptr;        // [rows][q_heads * head_dim]
 };
 
@@ -36,7 +38,13 @@ class AttentionRunner {
   static Result<AttentionRunner> Create(const Context& ctx, const ModelConfig& config, const ShardPlan& plan,
                                         Communicator* comm, int64_t max_length);
 
-  Status Run(const LayerAttention& step, DecoderRows& rows, AttentionStats& stats);
+  // Before a step's first layer.
+  Status BeginStep(const DecoderRows& rows);
+  Status Run(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, AttentionStats& stats);
+  // After its last: what the selections listed is on its way to the host …
+  Status FetchCounts();
+  // … and is counted once it is there (a GPU: after Synchronize).
+  void CountPages(const DecoderRows& rows, AttentionStats& stats) const;
 
   size_t scratch_bytes() const;
   void set_observer(SelectionObserver* observer) { observer_ = observer; }
@@ -50,11 +58,12 @@ class AttentionRunner {
     bool remembers = false;
   };
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
-  Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
+  Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
+                   AttentionStats& stats);
+  Status RunPrefill(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs);
   // Over sinks and a window, by a policy whose positions count inside what it keeps.
   Status AttendSinks(const LayerAttention& step, const AttentionDecodeParams& decode, const DecodeRun& run,
                      const SinkWindow& window);
-  Status RunPrefill(const LayerAttention& step, DecoderRows& rows);
   // Shows the run's rows to their policies; mass_ is theirs.
   Status RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, int64_t mass_pages);
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known.
@@ -62,11 +71,13 @@ class AttentionRunner {
   // mass_ becomes the sum over the ranks that hold the KV head.
   Status SumReplicas(int64_t floats);
   // Fills selection_ for the run's rows.
-  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
+  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
+                AttentionStats& stats);
   // Where KV heads are replicated: the query group's rows of all replicas, so that each scores the whole group.
   Status GatherGroup(const DecodeRun& run, SelectParams& params);
 
   Context ctx_;
+  int layers_ = 0;
   int q_heads_ = 0, kv_heads_ = 0, head_dim_ = 0;  // local
   int64_t qkv_width_ = 0;
   float scale_ = 1.0f, softcap_ = 0.0f;  // softcap_ 0: none
@@ -78,10 +89,21 @@ class AttentionRunner {
   bool counts_pages_ = true;  // the first replica of a KV head does, so that sums over ranks have each head once
   std::vector<int64_t> counts_;
   SelectionView selection_;
+  // The lengths of the step's lists, run by run: [rows][kv_heads] each.
+  struct CountedRun {
+    int begin = 0, end = 0;  // decode rows
+    size_t first = 0;        // in counts_memory_
+    int64_t block_bytes = 0;  // of K and V of a page and KV head
+  };
+  std::vector<CountedRun> counted_runs_;
+  size_t counts_used_ = 0;
+  GrowBuffer counts_memory_;
+  HostBuffer counts_on_host_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
   GrowBuffer mass_;                     // [rows][kv_heads][pages]
   GrowBuffer lse_;                      // [rows][q_heads], of prompts
+  std::vector<PrefillChunk> whole_;     // chunks of a last layer that remembers
   std::vector<PageHistory> histories_;  // [rows] of one run
 };
 

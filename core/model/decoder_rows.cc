@@ -66,6 +66,7 @@ void DecoderRows::Build(const ForwardBatch& batch) {
     CHECK(row >= 0 && row < rows);
     logit_places.push_back(place[row]);
   }
+  PrefillWithLogits([](size_t) { return false; }, &prefill_with_logits);
 }
 
 int DecoderRows::FirstRowWithLogits(const PrefillChunk& chunk) const {

@@ -25,29 +25,28 @@ struct DecoderRows {
   std::vector<PageHistory*> history;           // [decode_rows], null: none
   std::vector<PrefillChunk> prefill;
   std::vector<const ForwardChunk*> prefill_source;  // [prefill] the batch's
+  // The chunks from their first row with logits on: all that the last layer needs to attend with.
+  std::vector<PrefillChunk> prefill_with_logits;
   std::vector<int32_t> logit_places;  // places of the batch's logit rows, in its order
 
   // Memory grows to the largest step seen and stays. CHECKs what ForwardBatch promises.
   void Build(const ForwardBatch& batch);
-  // The chunks from their first row with logits on: all that the last layer needs to attend with. Chunks for which
-  // `whole(index)` holds stay as they are.
+  // The chunks from their first row with logits on, but those for which `whole(index)` holds stay as they are.
   template <typename Whole>
-  const std::vector<PrefillChunk>& PrefillWithLogits(Whole&& whole) {
-    trimmed_.clear();
+  void PrefillWithLogits(Whole&& whole, std::vector<PrefillChunk>* out) const {
+    out->clear();
     for (size_t i = 0; i < prefill.size(); ++i) {
       const PrefillChunk& chunk = prefill[i];
       const int first = whole(i) ? 0 : FirstRowWithLogits(chunk);
       if (first == chunk.rows) continue;
-      trimmed_.push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
+      out->push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
     }
-    return trimmed_;
   }
 
  private:
   int FirstRowWithLogits(const PrefillChunk& chunk) const;
 
   std::vector<const ForwardChunk*> order_;
-  std::vector<PrefillChunk> trimmed_;
 };
 
 }  // namespace quire

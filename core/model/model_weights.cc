@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "core/base/device_memory.h"
 #include "core/model/weight_slices.h"
 
 namespace quire {
@@ -65,10 +66,13 @@ class Loader {
     if (aligned && AreNeighbours(parts, mapped)) {
       source_.CountMapped(rows * cols * ElementSize(dtype_));
       Advance();
-      return Weight::Borrow(mapped[0], dtype_, rows, cols);
+      if (ctx_.device.kind == DeviceKind::kCpu) return Weight::Borrow(mapped[0], dtype_, rows, cols);
+      ASSIGN_OR_RETURN(Tensor there, Brought(mapped[0], dtype_, {rows, cols}));
+      return Weight::Own(std::move(there));
     }
     ASSIGN_OR_RETURN(Tensor tensor, Tensor::Create(dtype_, {rows, cols}));
     RETURN_IF_ERROR(Fill(parts, mapped, dtype_, tensor.data<std::byte>()));
+    ASSIGN_OR_RETURN(tensor, Placed(std::move(tensor)));
     return Weight::Own(std::move(tensor));
   }
 
@@ -86,7 +90,7 @@ class Loader {
       dst += part.cols();
     }
     Advance();
-    return tensor;
+    return Placed(std::move(tensor));
   }
   Result<Tensor> Vector(const Part& part) const { return Vector(std::span<const Part>(&part, 1)); }
 
@@ -98,6 +102,18 @@ class Loader {
   }
 
  private:
+  // A copy on the context's device of what lies in host memory.
+  Result<Tensor> Brought(const void* data, DType dtype, const Shape& shape) const {
+    ASSIGN_OR_RETURN(Tensor there, Tensor::Create(dtype, shape, ctx_.device));
+    RETURN_IF_ERROR(CopyToDevice(ctx_.device, there.data<std::byte>(), data, there.bytes()));
+    return there;
+  }
+  // The tensor, of host memory, where the context's kernels read it.
+  Result<Tensor> Placed(Tensor tensor) const {
+    if (ctx_.device.kind == DeviceKind::kCpu) return tensor;
+    return Brought(tensor.data<std::byte>(), tensor.dtype(), tensor.shape());
+  }
+
   void Advance() const {
     if (ctx_.progress != nullptr) ctx_.progress->Advance();
   }
@@ -238,6 +254,8 @@ Result<ModelWeights> LoadWeights(const Context& ctx, Checkpoint& checkpoint, con
     ASSIGN_OR_RETURN(weights.head, loader.Matrix(loader.Slice(Param::kHead, 0)));
   }
   if (progress) progress(config.layers, config.layers);
+  // The copies went through the device's own stream, which the rank's doesn't wait for.
+  RETURN_IF_ERROR(Synchronize(ctx.device, {}));
   weights.bytes_read = checkpoint.weights->bytes_read();
   weights.source = std::move(checkpoint.weights);
   // With nothing borrowed the mapping has done its work, and its pages needn't stay in memory.

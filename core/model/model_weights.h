@@ -1,5 +1,5 @@
 // One rank's weights of a model, ready for Linear: loaded from a Checkpoint by slices of a ShardPlan. Mapped, not
-// copied, where the file's type allows.
+// copied, where the file's type allows; on a GPU a copy in its memory.
 #pragma once
 
 #include <functional>

@@ -165,7 +165,7 @@ TEST(FillRandom, IsStandardNormalAndDiffersBetweenLayersAndSeeds) {
   std::vector<int32_t> pages(313), groups(20);
   std::iota(pages.begin(), pages.end(), 0);
   std::iota(groups.begin(), groups.end(), 0);
-  storage.FillRandom(ctx, 0, pages, groups, length, 7);
+  ASSERT_TRUE(storage.FillRandom(ctx, 0, pages, groups, length, 7).ok());
   const Filled first = ReadAll(storage, 1, pages, length), other = ReadAll(storage, 4, pages, length);
   for (const std::vector<float>* values : {&first.k, &first.v, &other.k, &other.v}) {
     double sum = 0, squares = 0, fourth = 0;
@@ -183,7 +183,7 @@ TEST(FillRandom, IsStandardNormalAndDiffersBetweenLayersAndSeeds) {
     return std::inner_product(a.begin(), a.end(), b.begin(), 0.0) / static_cast<double>(a.size());
   };
   EXPECT_LT(std::abs(correlation(first.k, other.k)), 5 / std::sqrt(80000.0));
-  storage.FillRandom(ctx, 0, pages, groups, length, 8);
+  ASSERT_TRUE(storage.FillRandom(ctx, 0, pages, groups, length, 8).ok());
   EXPECT_LT(std::abs(correlation(first.k, ReadAll(storage, 1, pages, length).k)), 5 / std::sqrt(80000.0));
 }
 
@@ -200,7 +200,7 @@ TEST(FillRandom, DependsOnNeitherIdsNorThreads) {
     std::iota(pages.begin(), pages.end(), run * 13);
     std::iota(groups.begin(), groups.end(), run * 4);
     if (run == 1) std::reverse(pages.begin(), pages.end());
-    storage.FillRandom(ctx, 0, pages, groups, length, 99);
+    ASSERT_TRUE(storage.FillRandom(ctx, 0, pages, groups, length, 99).ok());
     filled.push_back(ReadAll(storage, 4, pages, length));
   }
   EXPECT_EQ(filled[0].k, filled[1].k);
@@ -216,8 +216,8 @@ TEST(FillRandom, HeadsOfARankAreThoseOfTheWholeModel) {
   Context ctx;
   ctx.pool = &pool;
   const std::vector<int32_t> pages = {0, 1, 2, 3, 4}, groups = {0};
-  whole.FillRandom(ctx, 0, pages, groups, 18, 3);
-  rank.FillRandom(ctx, 0, pages, groups, 18, 3, /*first_kv_head=*/1);
+  ASSERT_TRUE(whole.FillRandom(ctx, 0, pages, groups, 18, 3).ok());
+  ASSERT_TRUE(rank.FillRandom(ctx, 0, pages, groups, 18, 3, /*first_kv_head=*/1).ok());
   const Filled all = ReadAll(whole, 1, pages, 18), local = ReadAll(rank, 1, pages, 18);
   for (size_t t = 0; t < 18; ++t) {
     for (size_t c = 0; c < 8; ++c) EXPECT_EQ(local.k[t * 8 + c], all.k[(t * 2 + 1) * 8 + c]);
@@ -238,7 +238,7 @@ TEST(FillRandom, LeavesTheMetadataThatAppendingWould) {
       const int64_t num_pages = (length + page_size - 1) / page_size;
       std::vector<int32_t> pages(static_cast<size_t>(num_pages)), groups = {2, 0};
       std::iota(pages.rbegin(), pages.rend(), 1);
-      filled.FillRandom(ctx, 0, pages, groups, length, 5);
+      ASSERT_TRUE(filled.FillRandom(ctx, 0, pages, groups, length, 5).ok());
       const PageFormat& f = filled.format(0);
       for (int layer : {1, 4}) {
         const Filled values = ReadAll(filled, layer, pages, length);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -15,7 +16,11 @@
 
 namespace quire {
 
-inline std::string DataPath(const std::string& name) { return std::string(QUIRE_SOURCE_DIR) + "/tests/data/" + name; }
+// QUIRE_TEST_ROOT: where tests/ is on a machine that runs a test built elsewhere (launch/gpu_check.sh).
+inline std::string DataPath(const std::string& name) {
+  const char* root = std::getenv("QUIRE_TEST_ROOT");
+  return std::string(root != nullptr ? root : QUIRE_SOURCE_DIR) + "/tests/data/" + name;
+}
 
 inline std::string ReadAll(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -88,6 +93,7 @@ inline std::unique_ptr<Engine> MakeEngine(const EngineOptions& options) {
 inline EngineOptions ModelOptions(const std::string& name) {
   EngineOptions options;
   options.model = DataPath(name);
+  options.device = "cpu";
   options.threads = 1;
   options.dtype = "float32";
   options.max_num_seqs = 8;

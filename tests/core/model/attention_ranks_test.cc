@@ -129,12 +129,15 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
         stats.row_pages_total.resize(kSequences);
         const size_t out_width = static_cast<size_t>(plan.q_heads.size() * kHeadDim);
         std::vector<float> attended(tokens.size() * out_width);
+        DecoderInputs inputs;
+        EXPECT_TRUE(inputs.Bring(ctx, placed, cache.views()).ok());
+        EXPECT_TRUE(runner.BeginStep(placed).ok());
         const Status status = runner.Run({.layer = 0,
                                           .pages = cache.views()[0].layers[0],
                                           .table = cache.views()[0].table,
                                           .qkv = by_place.data(),
                                           .out = attended.data()},
-                                         placed, stats);
+                                         placed, inputs, stats);
         EXPECT_TRUE(status.ok()) << status.ToString();
         for (size_t row = 0; out != nullptr && row < tokens.size(); ++row) {
           std::copy_n(attended.begin() + placed.place[row] * out_width, out_width,

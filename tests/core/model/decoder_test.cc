@@ -69,14 +69,15 @@ TEST(DecoderRows, SortsDecodeRowsByPolicyThenLengthAndKeepsPrefillInPlace) {
   EXPECT_EQ(rows.len, (std::vector<int32_t>{6, 5, 10, 8, 3, 4, 5}));
   EXPECT_EQ(rows.rope_len, (std::vector<int32_t>{6, 5, 10, 8, 50, 50, 50}));
   EXPECT_EQ(rows.logit_places, (std::vector<int32_t>{2, 3, 6}));
-  const auto trimmed = [](size_t) { return false; };
-  ASSERT_EQ(rows.PrefillWithLogits(trimmed).size(), 1u);
-  EXPECT_EQ(rows.PrefillWithLogits(trimmed)[0].first_row, 6);
-  EXPECT_EQ(rows.PrefillWithLogits(trimmed)[0].rows, 1);
-  EXPECT_EQ(rows.PrefillWithLogits(trimmed)[0].start_pos, 4);
-  const auto whole = [](size_t index) { return index == 0; };
-  EXPECT_EQ(rows.PrefillWithLogits(whole)[0].first_row, 4);
-  EXPECT_EQ(rows.PrefillWithLogits(whole)[0].rows, 3);
+  ASSERT_EQ(rows.prefill_with_logits.size(), 1u);
+  EXPECT_EQ(rows.prefill_with_logits[0].first_row, 6);
+  EXPECT_EQ(rows.prefill_with_logits[0].rows, 1);
+  EXPECT_EQ(rows.prefill_with_logits[0].start_pos, 4);
+  std::vector<PrefillChunk> whole;
+  rows.PrefillWithLogits([](size_t index) { return index == 0; }, &whole);
+  ASSERT_EQ(whole.size(), 1u);
+  EXPECT_EQ(whole[0].first_row, 4);
+  EXPECT_EQ(whole[0].rows, 3);
 }
 
 TEST(Decoder, RefusesAnActivationItDoesNotHave) {

@@ -17,6 +17,7 @@
 #endif
 #endif
 #if defined(QUIRE_FIBER_ASAN)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -35,7 +36,13 @@ class Stack {
     begin_ = static_cast<char*>(p);
     CHECK_EQ(mprotect(begin_, guard_, PROT_NONE), 0);
   }
-  ~Stack() { munmap(begin_, kStackBytes + guard_); }
+  ~Stack() {
+#if defined(QUIRE_FIBER_ASAN)
+    // Whoever maps these addresses next (a model's file, say) would find the marks of this stack's frames.
+    __asan_unpoison_memory_region(begin_, kStackBytes + guard_);
+#endif
+    munmap(begin_, kStackBytes + guard_);
+  }
   Stack(const Stack&) = delete;
   Stack& operator=(const Stack&) = delete;
   char* bottom() const { return begin_ + guard_; }

@@ -1,0 +1,254 @@
+// The whole engine on a GPU against the references, and against the engine on the CPU: the same decoder, cache and scheduler
+// as everywhere, with every kernel of kernels/cuda. Built twice: for a real GPU (label gpu), and for the emulator's, whose
+// memory the host can't touch (label emulator).
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/base/device_memory.h"
+#include "tests/core/engine/gpu_fixture.h"
+#include "tests/core/engine/group_fixture.h"
+
+namespace quire {
+namespace {
+
+const char kStories[] = "stories260K";
+const char kRetriever[] = "retriever-2m";
+
+// Where there is no GPU the tests are skipped; the emulator always has one.
+class GpuEngine : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string why;
+    if (CudaDeviceCount(&why) == 0) GTEST_SKIP() << why;
+  }
+};
+using SlowGpuEngine = GpuEngine;
+
+// Two sets of log-probabilities, of the same tokens.
+void ExpectNear(const TokenLogprobs& a, const TokenLogprobs& b) {
+  EXPECT_EQ(a.chosen.id, b.chosen.id);
+  EXPECT_NEAR(a.chosen.logprob, b.chosen.logprob, 1e-4);
+  ASSERT_EQ(a.top.size(), b.top.size());
+  for (size_t i = 0; i < a.top.size(); ++i) EXPECT_NEAR(a.top[i].logprob, b.top[i].logprob, 1e-4);
+}
+
+TEST_F(GpuEngine, ReproducesTheGreedyReferenceDenseAndAtFullBudget) {
+  const auto prompt = JsonInts(DataPath("stories260K/greedy_reference.json"), "prompt_ids");
+  auto want = JsonInts(DataPath("stories260K/greedy_reference.json"), "greedy_ids");
+  for (const int page_size : {16, 3}) {
+    if (page_size == 3) want.resize(12);  // the emulator isn't quick
+    EngineOptions options = OnGpu(Small(kStories));
+    options.page_size = page_size;
+    options.attention = {{}, {"quest", {{"token_budget", "512"}}}};
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    EXPECT_EQ(engine->options().device, "cuda");
+    for (const AttentionSpec& attention : options.attention) {
+      GenerationRequest request = Greedy(prompt, static_cast<int>(want.size()));
+      request.attention = attention;
+      const Output out = RunOne(*engine, request);
+      EXPECT_EQ(out.ids, want) << attention.ToString() << " page size " << page_size;
+      EXPECT_EQ(out.last.attention.pages_read, out.last.attention.pages_total);
+    }
+  }
+}
+
+TEST_F(GpuEngine, ASmallBudgetReadsThePagesThatTheCpuReads) {
+  EngineOptions options = Small(kStories);
+  options.page_size = 4;
+  options.attention = {{"quest", {{"token_budget", "16"}, {"dense_layers", "1"}}}};
+  const GenerationRequest request = Greedy({1, 403, 407, 261, 378, 432, 306, 383}, 24);
+  std::vector<Output> outputs;
+  for (const EngineOptions& o : {options, OnGpu(options)}) {
+    auto engine = MakeEngine(o);
+    ASSERT_NE(engine, nullptr);
+    outputs.push_back(RunOne(*engine, request));
+  }
+  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+  EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
+  EXPECT_EQ(outputs[0].last.attention.pages_total, outputs[1].last.attention.pages_total);
+  EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
+}
+
+// Prompts in chunks, several requests at once, one of them forked, logits edited, scaled, looked up and drawn from.
+TEST_F(GpuEngine, AMixedBatchIsAsOnTheCpu) {
+  EngineOptions options = Small(kStories);
+  options.max_num_batched_tokens = 8;
+  options.max_num_seqs = 6;
+  options.attention = {{}, {"quest", {{"token_budget", "24"}, {"dense_layers", "0"}}}};
+  options.page_size = 4;
+  std::vector<GenerationRequest> requests;
+  GenerationRequest plain = Greedy({1, 403, 407, 261, 378, 432, 306, 383, 286, 261, 400, 436}, 12);
+  plain.request_id = "plain";
+  plain.logprobs = 3;
+  plain.prompt_logprobs = 2;
+  requests.push_back(plain);
+  GenerationRequest drawn = Greedy({1, 403, 407, 261, 378}, 10);
+  drawn.request_id = "drawn";
+  drawn.sampling.temperature = 0.8f;
+  drawn.sampling.top_p = 0.9f;
+  drawn.sampling.seed = 17;
+  drawn.sampling.n = 2;
+  drawn.logprobs = 1;
+  requests.push_back(drawn);
+  GenerationRequest edited = Greedy({1, 300, 301, 302}, 10);
+  edited.request_id = "edited";
+  edited.sampling.repetition_penalty = 1.3f;
+  edited.sampling.logit_bias = {{261, 3.0f}};
+  edited.attention = options.attention[1];
+  requests.push_back(edited);
+  GenerationRequest forced = Greedy({1, 403}, 1);
+  forced.request_id = "forced";
+  forced.forced = {407, 261, 378, 432};
+  forced.logprobs = 2;
+  requests.push_back(forced);
+
+  Collector on_cpu, on_gpu;
+  for (const bool gpu : {false, true}) {
+    auto engine = MakeEngine(gpu ? OnGpu(options) : options);
+    ASSERT_NE(engine, nullptr);
+    for (const GenerationRequest& request : requests) {
+      ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+    }
+    const Status status = engine->Run();
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    EXPECT_EQ(engine->Stats().pages_free, engine->Stats().pages_total);
+  }
+  for (const GenerationRequest& request : requests) {
+    ASSERT_EQ(on_gpu.sequences(request.request_id), on_cpu.sequences(request.request_id));
+    for (int s = 0; s < request.sampling.n; ++s) {
+      const Output& a = on_cpu.at(request.request_id, s);
+      const Output& b = on_gpu.at(request.request_id, s);
+      EXPECT_EQ(a.ids, b.ids) << request.request_id;
+      EXPECT_EQ(a.last.attention.pages_read, b.last.attention.pages_read) << request.request_id;
+      ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+      for (size_t i = 0; i < a.logprobs.size(); ++i) ExpectNear(a.logprobs[i], b.logprobs[i]);
+      ASSERT_EQ(a.prompt_logprobs.size(), b.prompt_logprobs.size());
+      for (size_t i = 1; i < a.prompt_logprobs.size(); ++i) ExpectNear(*a.prompt_logprobs[i], *b.prompt_logprobs[i]);
+    }
+  }
+  EXPECT_NE(on_gpu.at("drawn", 0).ids, on_gpu.at("drawn", 1).ids);
+}
+
+TEST_F(GpuEngine, PreemptedSequencesComeBackAsTheyWere) {
+  EngineOptions options = Small(kStories);
+  options.page_size = 4;
+  options.attention = {{"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}}};
+  options.kv_cache_bytes = 16 * 4 * 5 * 2 * 4 * 8 * 4 * 3 / 2;  // about 16 pages and their metadata
+  options.max_num_seqs = 3;
+  options.max_num_batched_tokens = 16;
+  Collector on_cpu, on_gpu;
+  for (const bool gpu : {false, true}) {
+    auto engine = MakeEngine(gpu ? OnGpu(options) : options);
+    ASSERT_NE(engine, nullptr);
+    for (int i = 0; i < 3; ++i) {  // of 6 pages in the end
+      GenerationRequest request = Greedy({1, 403 + i, 407, 261, 378, 290 + i}, 18);
+      request.request_id = std::to_string(i);
+      ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+    }
+    const Status status = engine->Run();
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    EXPECT_GT(engine->Stats().preemptions, 0);
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(on_cpu.at(std::to_string(i)).ids, on_gpu.at(std::to_string(i)).ids);
+    EXPECT_EQ(on_cpu.at(std::to_string(i)).ids.size(), 18u);
+  }
+}
+
+// 16-bit weights and cache: rows are rounded for the products there, so only near.
+TEST_F(GpuEngine, SixteenBitModelsAgreeWithTheCpu) {
+  for (const char* dtype : {"bfloat16", "float16"}) {
+    EngineOptions options = Small(kStories);
+    options.dtype = dtype;
+    GenerationRequest request = Greedy({1, 403, 407, 261, 378, 432, 306, 383}, 1);
+    request.prompt_logprobs = 0;
+    std::vector<Output> outputs;
+    for (const EngineOptions& o : {options, OnGpu(options)}) {
+      auto engine = MakeEngine(o);
+      ASSERT_NE(engine, nullptr);
+      outputs.push_back(RunOne(*engine, request));
+    }
+    for (size_t i = 1; i < request.prompt.size(); ++i) {
+      EXPECT_NEAR(outputs[0].prompt_logprobs[i]->chosen.logprob, outputs[1].prompt_logprobs[i]->chosen.logprob, 0.15)
+          << dtype << " " << i;
+    }
+  }
+}
+
+TEST_F(GpuEngine, RandomCachesAreThoseOfTheCpu) {
+  EngineOptions options = Small(kStories);
+  options.page_size = 4;
+  options.attention = {{"quest", {{"token_budget", "16"}, {"dense_layers", "1"}}}};
+  std::vector<Output> outputs;
+  for (const EngineOptions& o : {options, OnGpu(options)}) {
+    auto engine = MakeEngine(o);
+    ASSERT_NE(engine, nullptr);
+    Collector collector;
+    auto id = engine->SubmitRandomCache(150, 4, 3, {}, collector.callback());
+    ASSERT_TRUE(id.ok()) << id.status().ToString();
+    ASSERT_TRUE(engine->Run().ok());
+    outputs.push_back(collector.at(*id));
+  }
+  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+  EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
+}
+
+// Ranks, threads here, that share the GPU, against one rank on it: dense, and quest with a small budget.
+void ExpectRanksAsOne(int size, int tokens) {
+  const auto prompt = JsonInts(DataPath("stories260K/greedy_reference.json"), "prompt_ids");
+  auto want = JsonInts(DataPath("stories260K/greedy_reference.json"), "greedy_ids");
+  want.resize(static_cast<size_t>(tokens));
+  EngineOptions options = OnGpu(Small(kStories));
+  options.share_gpu = true;
+  options.page_size = 2;
+  options.attention = {{}, {"quest", {{"token_budget", "8"}, {"dense_layers", "0"}}}};
+  GenerationRequest quest = Greedy(prompt, tokens);
+  quest.attention = options.attention[1];
+  Output alone;
+  {
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    alone = RunOne(*engine, quest);
+  }
+  TestRanks ranks(size);
+  {
+    auto engine = MakeEngine(ranks.Options(options));
+    ASSERT_NE(engine, nullptr);
+    EXPECT_EQ(engine->options().device, "cuda");
+    EXPECT_EQ(RunOne(*engine, Greedy(prompt, tokens)).ids, want) << size;
+    const Output out = RunOne(*engine, quest);
+    EXPECT_EQ(out.ids, alone.ids) << size;
+    EXPECT_EQ(out.last.attention.pages_read, alone.last.attention.pages_read);
+    EXPECT_LT(out.last.attention.pages_read, out.last.attention.pages_total);
+  }
+  for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+}
+
+TEST_F(GpuEngine, TwoRanksThatShareAGpuGiveTheTokensOfOne) { ExpectRanksAsOne(2, 12); }
+
+// Twice as many as there are KV heads: they gather their group's queries on the GPU.
+TEST_F(SlowGpuEngine, EightRanksThatShareKvHeadsGiveTheTokensOfOne) { ExpectRanksAsOne(8, 16); }
+
+TEST_F(SlowGpuEngine, TheRetrieverFindsThePassKeyWithAThirteenthOfThePages) {
+  const auto prompt = JsonInts(DataPath("retriever-2m/greedy_reference.json"), "prompt_ids");
+  const auto want = JsonInts(DataPath("retriever-2m/greedy_reference.json"), "greedy_ids");
+  EngineOptions options = OnGpu(ModelOptions(kRetriever));
+  options.kv_cache_bytes = 16 << 20;
+  options.max_num_batched_tokens = 256;
+  options.attention = {{}, {"quest", {{"token_budget", "128"}, {"dense_layers", "0"}}}};
+  auto engine = MakeEngine(options);
+  ASSERT_NE(engine, nullptr);
+  EXPECT_EQ(RunOne(*engine, Greedy(prompt, static_cast<int>(want.size()))).ids, want);
+  GenerationRequest quest = Greedy(prompt, 6);
+  quest.attention = options.attention[1];
+  const Output out = RunOne(*engine, quest);
+  EXPECT_TRUE(std::equal(out.ids.begin(), out.ids.begin() + 5, want.begin()));
+  EXPECT_LT(out.last.attention.pages_read * 5, out.last.attention.pages_total);
+}
+
+}  // namespace
+}  // namespace quire
