@@ -43,9 +43,10 @@ size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params);  // on the
 size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params);
 
 // workspace: at least AttentionDecodeWorkspace bytes, 64-byte aligned. Never allocates.
-// Compiled for IdentityMod and SoftCapMod; other Mods through kernels/flex_attention.h. Mods but the identity are the CPU's.
+// Compiled for IdentityMod and SoftCapMod, on the CPU; other Mods through kernels/flex_attention.h.
 template <typename Mod>
 void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, const Mod& mod, void* workspace);
-void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace);  // identity Mod
+// On the context's device. softcap > 0: scores become softcap · tanh(score / softcap).
+void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace, float softcap = 0);
 
 }  // namespace quire

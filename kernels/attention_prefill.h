@@ -37,9 +37,10 @@ struct AttentionPrefillParams {
 };
 
 size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params);
-// Compiled for IdentityMod and SoftCapMod; other Mods through kernels/flex_attention.h.
+// Compiled for IdentityMod and SoftCapMod, on the CPU; other Mods through kernels/flex_attention.h.
 template <typename Mod>
 void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, const Mod& mod, void* workspace);
-void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace);  // identity Mod
+// On the context's device. softcap > 0: scores become softcap · tanh(score / softcap).
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace, float softcap = 0);
 
 }  // namespace quire

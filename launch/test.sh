@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 usage() {
   cat <<'TEXT'
 usage: launch/test.sh [--sanitizers] [--slow] [--fuzz] [--no-model] [--no-install]
-  runs the labels fast and mpi and, where the model could be fetched, model
+  runs the labels fast, emulator and mpi and, where the model could be fetched, model
   --sanitizers   also builds with ASan+UBSan and with TSan, and runs the label fast under each
   --slow         also runs the label slow, which has the fuzz targets
   --fuzz         also builds the fuzz targets with clang and runs each for a minute
@@ -49,7 +49,7 @@ run_tests() {
 
 build_preset release -DQUIRE_WERROR=ON
 
-labels="fast|mpi"
+labels="fast|emulator|mpi"
 if [ $slow -eq 1 ]; then labels="$labels|slow"; fi
 skipped=""
 if [ $model -eq 1 ] && launch/fetch_model.sh > /dev/null; then

@@ -66,11 +66,7 @@ Result<Scratch> MakeScratch(const ModelConfig& config, const ShardPlan& plan, co
 }
 
 // What the config may ask for but the forward pass doesn't do: refused by name, never run wrongly.
-Status CheckSupported(const ModelConfig& config, Device device) {
-  if (device.kind == DeviceKind::kCuda && config.attention_softcap > 0) {
-    return Unimplemented("'" + config.name + "' caps attention scores softly, for which this version has no CUDA kernels; run it "
-                         "on the CPU with --device cpu");
-  }
+Status CheckSupported(const ModelConfig& config) {
   if (config.activation == Activation::kGelu) {
     return Unimplemented("'" + config.name + "' wants GELU by the error function; SiLU and GELU's tanh form are there");
   }
@@ -351,7 +347,7 @@ Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, c
   CHECK(weights != nullptr && comm != nullptr && ctx.pool != nullptr);
   CHECK_EQ(comm->size(), plan.tp);
   CHECK_EQ(comm->rank(), plan.rank);
-  RETURN_IF_ERROR(CheckSupported(config, ctx.device));
+  RETURN_IF_ERROR(CheckSupported(config));
   if (options.max_rows < 1 || options.max_logit_rows < 1) {
     return InvalidArgument("a decoder for " + std::to_string(options.max_rows) + " rows and " +
                            std::to_string(options.max_logit_rows) + " rows of logits can't run; both must be at least 1");

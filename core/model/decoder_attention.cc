@@ -171,11 +171,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(AttendSinks(step, params, run, window));
   } else {
     RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(ctx_, params), ctx_.device));
-    if (softcap_ > 0) {
-      AttentionDecode(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
-    } else {
-      AttentionDecode(ctx_, params, workspace_.As<void>());
-    }
+    AttentionDecode(ctx_, params, workspace_.As<void>(), softcap_);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
   if (run.remembers) {
@@ -371,11 +367,7 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows
   }
   for (const PrefillChunk& chunk : chunks) params.rows += chunk.rows;
   RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params), ctx_.device));
-  if (softcap_ > 0) {
-    AttentionPrefill(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
-  } else {
-    AttentionPrefill(ctx_, params, workspace_.As<void>());
-  }
+  AttentionPrefill(ctx_, params, workspace_.As<void>(), softcap_);
   for (size_t i = 0; i < rows.prefill.size(); ++i) {
     if (remembers(i)) RETURN_IF_ERROR(RememberPrompt(step, rows.prefill[i], *rows.prefill_source[i]));
   }

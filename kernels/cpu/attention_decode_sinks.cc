@@ -45,14 +45,6 @@ AttentionDecodeParams SinksPart(const AttentionSinksParams& p, const Workspace& 
   return part;
 }
 
-void Attend(const Context& ctx, const AttentionDecodeParams& params, float softcap, void* workspace) {
-  if (softcap > 0) {
-    AttentionDecode(ctx, params, SoftCapMod{{softcap}, {}}, workspace);
-  } else {
-    AttentionDecode(ctx, params, workspace);
-  }
-}
-
 }  // namespace
 
 size_t AttentionSinksWorkspace(const AttentionSinksParams& p) {
@@ -67,10 +59,10 @@ void AttentionDecodeSinks(const Context& ctx, const AttentionSinksParams& p, voi
   for (int row = 0; row < d.rows; ++row) CHECK_LE(int64_t{p.sinks} + d.window, int64_t{d.row_len[row]});
   const Workspace w(p, workspace);
   std::fill_n(w.lengths, d.rows, p.sinks);
-  Attend(ctx, SinksPart(p, w), p.softcap, w.kernel);
+  AttentionDecode(ctx, SinksPart(p, w), w.kernel, p.softcap);
   AttentionDecodeParams window = d;
   window.lse = w.window_lse;
-  Attend(ctx, window, p.softcap, w.kernel);
+  AttentionDecode(ctx, window, w.kernel, p.softcap);
   const int v_dim = d.table.format.v_dim;
   ctx.pool->ParallelFor(int64_t{d.rows} * d.q_heads, [&](int64_t i, int) {
     const float a = w.lse[i], b = w.window_lse[i];

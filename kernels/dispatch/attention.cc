@@ -1,4 +1,4 @@
-// Attention with the identity Mod; the others are templates of the CPU's.
+// Attention with the Mods that models ask for by a number: the identity and the soft cap.
 #include "kernels/attention_decode.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/cpu/ops.h"
@@ -16,6 +16,12 @@ int MostPages(const AttentionDecodeParams& p) {
   return static_cast<int>((int64_t{p.longest} + page_size - 1) / page_size);
 }
 
+// run(mod) with the Mod of this cap.
+template <typename Run>
+auto WithMod(float softcap, Run&& run) {
+  return softcap > 0 ? run(SoftCapMod{{softcap}, {}}) : run(IdentityMod{});
+}
+
 }  // namespace
 
 size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params) {
@@ -24,13 +30,15 @@ size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams&
       [&] { return cuda::AttentionDecodeWorkspace(params, MostPages(params)); });
 }
 
-void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace) {
-  Dispatch(
-      ctx, [&] { AttentionDecode(ctx, params, IdentityMod{}, workspace); },
-      [&](Stream stream) -> Status {
-        if (params.rows == 0) return OkStatus();
-        return cuda::AttentionDecode(stream, params, MostPages(params), workspace);
-      });
+void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace, float softcap) {
+  WithMod(softcap, [&](const auto& mod) {
+    Dispatch(
+        ctx, [&] { AttentionDecode(ctx, params, mod, workspace); },
+        [&](Stream stream) -> Status {
+          if (params.rows == 0) return OkStatus();
+          return cuda::AttentionDecode(stream, params, MostPages(params), mod, workspace);
+        });
+  });
 }
 
 size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params) {
@@ -38,13 +46,15 @@ size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParam
       ctx, [&] { return cpu::AttentionPrefillWorkspace(ctx, params); }, [&] { return size_t{0}; });
 }
 
-void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace) {
-  Dispatch(
-      ctx, [&] { AttentionPrefill(ctx, params, IdentityMod{}, workspace); },
-      [&](Stream stream) -> Status {
-        if (params.num_chunks == 0) return OkStatus();
-        return cuda::AttentionPrefill(stream, params, params.rows);
-      });
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace, float softcap) {
+  WithMod(softcap, [&](const auto& mod) {
+    Dispatch(
+        ctx, [&] { AttentionPrefill(ctx, params, mod, workspace); },
+        [&](Stream stream) -> Status {
+          if (params.num_chunks == 0) return OkStatus();
+          return cuda::AttentionPrefill(stream, params, params.rows, mod);
+        });
+  });
 }
 
 }  // namespace quire

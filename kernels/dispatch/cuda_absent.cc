@@ -14,8 +14,18 @@ Status Absent() { return FailedPrecondition("this build has no CUDA kernels (QUI
 }  // namespace
 
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams&, int) { return 0; }
-Status AttentionDecode(Stream, const AttentionDecodeParams&, int, void*) { return Absent(); }
-Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t) { return Absent(); }
+template <class Mod>
+Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const Mod&, void*) {
+  return Absent();
+}
+template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*);
+template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const SoftCapMod&, void*);
+template <class Mod>
+Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const Mod&) {
+  return Absent();
+}
+template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const IdentityMod&);
+template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const SoftCapMod&);
 Status RmsNorm(Stream, DType, const RmsNormParams&) { return Absent(); }
 Status HeadRmsNorm(Stream, DType, const HeadRmsNormParams&) { return Absent(); }
 Status AddToResidual(Stream, DType, const void*, float*, int64_t, int64_t) { return Absent(); }

@@ -179,6 +179,41 @@ TEST_F(GpuEngine, SixteenBitModelsAgreeWithTheCpu) {
   }
 }
 
+// What the families differ in: norms around the blocks, norms of heads, biases, windows with a rope of their own, soft caps,
+// GELU, scaled embeddings. Prompts longer than their windows of 16, and quest in the layers that have none.
+TEST_F(GpuEngine, FamiliesAgreeWithTheCpu) {
+  for (const char* model : {"golden/gemma2", "golden/gemma3", "golden/qwen2", "golden/qwen3"}) {
+    EngineOptions options = Small(model);
+    options.load_tokenizer = false;
+    options.page_size = 4;
+    options.attention = {{}, {"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}}};
+    std::vector<int32_t> prompt = {1};
+    for (int32_t i = 0; i < 19; ++i) prompt.push_back(3 + i * 41 % 150);
+    GenerationRequest dense = Greedy(prompt, 3), quest = dense;
+    dense.prompt_logprobs = 2;
+    quest.attention = options.attention[1];
+    quest.logprobs = 3;
+    std::vector<Output> dense_outputs, quest_outputs;
+    for (const EngineOptions& o : {options, OnGpu(options)}) {
+      auto engine = MakeEngine(o);
+      ASSERT_NE(engine, nullptr);
+      dense_outputs.push_back(RunOne(*engine, dense));
+      quest_outputs.push_back(RunOne(*engine, quest));
+    }
+    SCOPED_TRACE(model);
+    EXPECT_EQ(dense_outputs[0].ids, dense_outputs[1].ids);
+    for (size_t i = 1; i < prompt.size(); ++i) {
+      ExpectNear(*dense_outputs[0].prompt_logprobs[i], *dense_outputs[1].prompt_logprobs[i]);
+    }
+    ASSERT_EQ(quest_outputs[0].logprobs.size(), quest_outputs[1].logprobs.size());
+    for (size_t i = 0; i < quest_outputs[0].logprobs.size(); ++i) {
+      ExpectNear(quest_outputs[0].logprobs[i], quest_outputs[1].logprobs[i]);
+    }
+    EXPECT_EQ(quest_outputs[0].last.attention.pages_read, quest_outputs[1].last.attention.pages_read);
+    EXPECT_LT(quest_outputs[1].last.attention.pages_read, quest_outputs[1].last.attention.pages_total);
+  }
+}
+
 TEST_F(GpuEngine, RandomCachesAreThoseOfTheCpu) {
   EngineOptions options = Small(kStories);
   options.page_size = 4;

@@ -60,7 +60,7 @@ struct Layers {
     check(&PagedLayer::over, over);
   }
   std::vector<PagedLayer> layers;
-  cuda::LayersOfPages all;
+  LayersOfPages all;
   std::vector<std::byte> k, v, meta, over;
 };
 
