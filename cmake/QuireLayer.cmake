@@ -17,11 +17,12 @@ function(quire_layer name)
   set_property(GLOBAL APPEND PROPERTY QUIRE_LAYERS ${target})
 endfunction()
 
-# quire_test(NAME SOURCES … [DEPS …] [LABELS …] [ALSO label]): one GoogleTest executable a folder. Every test gets
-# the label fast unless LABELS says otherwise; suites named Slow… are labelled slow,
-# suites named SmolLM2… need the fetched model and are labelled model. ALSO: a second label for all but the last.
+# quire_test(NAME SOURCES … [DEPS …] [LABELS …] [ALSO label] [LARGE test …]): one GoogleTest executable a folder. Every test
+# gets the label fast unless LABELS says otherwise; suites named Slow… are labelled slow,
+# suites named SmolLM2… need the fetched model and are labelled model. ALSO: a second label for all but the last; the tests of
+# LARGE, too long for fast, have that one alone.
 function(quire_test name)
-  cmake_parse_arguments(ARG "" "ALSO" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "ALSO" "SOURCES;DEPS;LABELS;LARGE" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE quire_options GTest::gtest GTest::gtest_main)
   foreach(dep ${ARG_DEPS})
@@ -51,6 +52,9 @@ foreach(test IN LISTS ${name}_TESTS)
 endforeach()
 foreach(test IN LISTS ${name}_SLOW)
   set_tests_properties(\${test} PROPERTIES LABELS \"slow;${ARG_ALSO}\")
+endforeach()
+foreach(test IN ITEMS ${ARG_LARGE})
+  set_tests_properties(\${test} PROPERTIES LABELS \"${ARG_ALSO}\")
 endforeach()
 ")
     set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${file})
