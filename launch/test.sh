@@ -40,10 +40,12 @@ if [ $install -eq 1 ]; then
   if [ $fuzz -eq 1 ]; then launch/install_deps.sh --fuzz; else launch/install_deps.sh; fi
 fi
 
-# run_tests PRESET LABELS: one test at a time, for many of them use every processor.
+# run_tests PRESET LABELS: one test at a time, for many of them use every processor. Slow ones have other labels, too.
 run_tests() {
+  local without=()
+  if [ $slow -eq 0 ]; then without=(-LE '^slow$'); fi
   say "Running the tests labelled $2 of build/$1"
-  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" ||
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" "${without[@]}" ||
     die "tests failed in build/$1; ctest's list above names them"
 }
 
