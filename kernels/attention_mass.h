@@ -27,6 +27,9 @@ struct PrefillMassParams {
   // that the row doesn't see. mass_pages: at least the pages up to the last row's. Bits depend on the row alone.
   float* mass = nullptr;
   int64_t mass_pages = 0;
+  // Softmax weights of each token instead of each page: mass is [chunk.rows][kv_heads][mass_pages] of tokens. For a row
+  // whose tokens lie in any order (an evicting sequence's), positions are slots, and the chunk's the one of its last.
+  bool by_token = false;
 };
 
 size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params);

@@ -150,6 +150,36 @@ Result<SeqId> KvBooks::Fork(SeqId seq, int64_t max_tokens) {
   return *id;
 }
 
+Result<SeqId> KvBooks::Copy(SeqId seq, int64_t max_tokens) {
+  const int64_t length = Get(seq).length;
+  CHECK_EQ(Get(seq).committed, length);
+  CHECK_GE(max_tokens, length);
+  CHECK_GT(max_tokens, 0);
+  ASSIGN_OR_RETURN(const SeqId id, AddSequence(max_tokens));  // may move sequences_
+  const Status appended = Append(id, length);
+  CHECK(appended.ok());  // it was reserved
+  const Sequence& from = Get(seq);
+  Sequence& to = Get(id);
+  to.committed = length;
+  for (int g = 0; g < num_cache_groups(); ++g) {
+    CHECK_EQ(pools_[g].window, 0);
+    const PageTable &source = from.groups[g].table, &copy = to.groups[g].table;
+    for (size_t i = 0; i < copy.pages.size(); ++i) {
+      AddOp({.kind = CacheOp::Kind::kCopyPage, .cache_group = g, .from = source.pages[i], .to = copy.pages[i]});
+    }
+    for (size_t i = 0; i < copy.groups.size(); ++i) {
+      const int64_t columns =
+          std::min<int64_t>(kPagesPerGroup, std::ssize(copy.pages) - static_cast<int64_t>(i) * kPagesPerGroup);
+      AddOp({.kind = CacheOp::Kind::kCopyGroup,
+             .cache_group = g,
+             .from = source.groups[i],
+             .to = copy.groups[i],
+             .columns = static_cast<int32_t>(columns)});
+    }
+  }
+  return id;
+}
+
 Status KvBooks::Truncate(SeqId seq, int64_t new_length) {
   Sequence& s = Get(seq);
   CHECK_EQ(s.committed, s.length);

@@ -45,6 +45,10 @@ class KvBooks {
   // A second sequence with the same tokens. max_tokens as in AddSequence.
   Result<SeqId> Fork(SeqId seq, int64_t max_tokens);
 
+  // The same with pages of its own, copied from the sequence's, which may then be written over anywhere. No cache group
+  // has a window. max_tokens: at least the sequence's length, and reserved.
+  Result<SeqId> Copy(SeqId seq, int64_t max_tokens);
+
   // Keeps the first new_length (≤ length) tokens. FAILED_PRECONDITION when the window has already freed pages that a
   // query at new_length would see; RESOURCE_EXHAUSTED when the copy of a shared group or the reservation can't be had.
   Status Truncate(SeqId seq, int64_t new_length);

@@ -183,6 +183,12 @@ class KernelBench {
     const double token_bytes = static_cast<double>(format.k_dim + format.v_dim) * ElementSize(format.dtype);
     for (const AttentionSpec& spec : specs) {
       ASSIGN_OR_RETURN(auto policy_owned, MakePolicy(spec, format.page_size));
+      if (policy_owned->capacity() > 0) {
+        return InvalidArgument(spec.ToString() +
+                               " evicts: its kernel is dense attention over token_budget tokens; measure "
+                               "that at --depth " +
+                               std::to_string(policy_owned->capacity()));
+      }
       AttentionPolicy* policy = arena_.policies.emplace_back(std::move(policy_owned)).get();
       // Layers that the policy keeps dense are not what is measured here: the first that it selects in is taken.
       int layer = 0;

@@ -59,6 +59,13 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(const std::vector<Window> windows, ReadWindows(*engine, flags.windows, text));
   for (const AttentionSpec& spec : specs) {
+    ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, engine->options().page_size));
+    if (policy->capacity() > 0) {
+      return InvalidArgument(
+          spec.ToString() +
+          " evicts, and so has no pages left to choose from; recall is of policies "
+          "that keep all of them. Leave out evict, or measure it by quire eval perplexity or passkey");
+    }
     ASSIGN_OR_RETURN(const bool selects, Selects(*engine, spec, flags.windows.context));
     if (selects) continue;
     return InvalidArgument(spec.ToString() + " selects nothing in windows of " + std::to_string(flags.windows.context) +

@@ -52,6 +52,15 @@ CLI::Validator NotNegative() {
       "");
 }
 
+// As a list for people.
+std::string EvictingPolicies() {
+  std::string names;
+  for (const PolicyInfo& policy : PolicyTable()) {
+    if (policy.evicts) names += (names.empty() ? "" : ", ") + std::string(policy.name);
+  }
+  return names;
+}
+
 }  // namespace
 
 CLI::Option* AddSwitch(CLI::App& app, const std::string& name, bool* value, const std::string& help) {
@@ -134,6 +143,10 @@ void AddAttentionFlags(CLI::App& app, AttentionFlags* flags, bool lists) {
   AddFlag(app, "--recent-tokens", &flags->recent_tokens, "latest tokens always read, for sparse policies")
       ->type_name("N")
       ->group(group);
+  AddSwitch(app, "--evict", &flags->evict,
+            "a sequence keeps --token-budget tokens for good and writes over the others, so its memory is fixed (" +
+                EvictingPolicies() + "; as their option evict=true)")
+      ->group(group);
 }
 
 std::vector<std::string> SplitCommas(const std::string& text) {
@@ -175,7 +188,7 @@ Result<std::vector<AttentionSpec>> CrossAttention(const AttentionFlags& flags, i
                                                                {"sink_tokens", &flags.sink_tokens},
                                                                {"recent_tokens", &flags.recent_tokens}};
   std::vector<AttentionSpec> specs;
-  bool budget_used = budgets.empty(), any_sparse = false;
+  bool budget_used = budgets.empty(), any_sparse = false, any_evicts = false;
   for (const std::string& part : SplitCommas(flags.attention)) {
     ASSIGN_OR_RETURN(AttentionSpec spec, AttentionSpec::Parse(part));
     std::vector<AttentionSpec> crossed;
@@ -186,6 +199,12 @@ Result<std::vector<AttentionSpec>> CrossAttention(const AttentionFlags& flags, i
       for (const auto& [option, value] : shared) {
         if (!value->empty()) spec.options.try_emplace(option, *value);
       }
+      const auto& table = PolicyTable();
+      const bool evicts = std::any_of(table.begin(), table.end(), [&](const PolicyInfo& policy) {
+        return policy.name == spec.name && policy.evicts;
+      });
+      if (flags.evict && evicts) spec.options.try_emplace("evict", "true");
+      any_evicts |= evicts;
       if (budgets.empty() || spec.options.count("token_budget")) {
         crossed.push_back(spec);
       } else {
@@ -200,6 +219,10 @@ Result<std::vector<AttentionSpec>> CrossAttention(const AttentionFlags& flags, i
       ASSIGN_OR_RETURN(const auto policy, MakePolicy(one, page_size));
       if (std::find(specs.begin(), specs.end(), one) == specs.end()) specs.push_back(std::move(one));
     }
+  }
+  if (flags.evict && !any_evicts) {
+    return InvalidArgument("--evict is given, and attention '" + flags.attention + "' can't evict; " +
+                           EvictingPolicies() + " can");
   }
   if (!budget_used) {
     Log(LogLevel::kWarning, any_sparse ? "--token-budget is not used: every sparse policy sets its own"

@@ -59,6 +59,7 @@ GroupOptions GroupOf(const EngineFlags& flags);
 struct AttentionFlags {
   std::string attention = "dense";
   std::string token_budget, dense_layers, sink_tokens, recent_tokens;  // empty: the policy's own default
+  bool evict = false;
 };
 // lists: several policies and budgets are crossed; otherwise one of each is taken.
 void AddAttentionFlags(CLI::App& app, AttentionFlags* flags, bool lists);

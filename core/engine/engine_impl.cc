@@ -14,18 +14,22 @@ namespace quire {
 
 Result<std::string> EngineImpl::Submit(GenerationRequest request, EventCallback callback) {
   const EngineOptions& o = plan_.options;
-  RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, o.max_model_len, tokenizer_ != nullptr}));
   auto state = std::make_unique<RequestState>();
   ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(request.attention, o.attention, o.page_size));
-  if (o.device == "cuda") {  // a request's own options may ask for what the engine's don't
-    ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, o.page_size));
-    RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
-  }
+  ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, o.page_size));
+  // A request's own options may ask for what the engine's don't.
+  if (o.device == "cuda") RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
+  RETURN_IF_ERROR(CheckEvicts(*policy, spec, plan_.executor.cache, o.max_model_len));
+  // Positions inside what is kept don't end; the engine is ready for that if its own policies ask for it.
+  const int64_t longest = policy->CountsInside() ? plan_.executor.limits.longest() : o.max_model_len;
+  RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, longest, tokenizer_ != nullptr}));
   state->attention = spec.ToString();
+  state->capacity = policy->capacity();
+  state->counts_inside = policy->CountsInside();
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
   state->dense_length = prompt;
   state->output_begin = prompt;
-  state->max_output = request.forced.empty() ? std::min<int64_t>(request.stopping.max_tokens, o.max_model_len - prompt)
+  state->max_output = request.forced.empty() ? std::min<int64_t>(request.stopping.max_tokens, longest - prompt)
                                              : static_cast<int64_t>(request.forced.size());
   state->stop_ids = request.stopping.stop_token_ids;
   if (!request.stopping.ignore_eos) {
@@ -60,6 +64,11 @@ Result<std::string> EngineImpl::SubmitRandomCache(int64_t length, int steps, uin
   }
   auto state = std::make_unique<RequestState>();
   ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(attention, o.attention, o.page_size));
+  ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, o.page_size));
+  if (policy->capacity() > 0) {
+    return Unimplemented("a cache of random contents can't be given to '" + spec.ToString() +
+                         "', for what an evicting sequence has kept depends on its past; leave out evict");
+  }
   state->attention = spec.ToString();
   state->dense_length = length;
   state->output_begin = length + 1;

@@ -149,14 +149,37 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
     }
     for (const auto& policy : plan.policies) {
-      if (window > 0 || policy->IsDense(length, config.layers - 1, format.page_size)) continue;
+      if (window > 0 || policy->capacity() == 0) continue;
+      const int64_t kept = std::min(policy->capacity(), max_length);
+      if (policy->Declare().slot_map) {
+        // Weights of decode rows or of a prompt's, by slots, and the log-sum-exps.
+        PrefillMassParams mass;
+        mass.table.format = format;
+        workspace = std::max(workspace, PrefillMassWorkspace(ctx, mass));
+        const int64_t row_floats = format.kv_heads * std::min(kept, length), max_rows = executor.limits.max_rows;
+        const int64_t wanted = policy->Declare().history_rows;
+        const int64_t shown = std::min({wanted > 0 ? wanted : max_rows, max_rows, kept});
+        const int64_t prompt = std::min(shown, std::max<int64_t>(1, kPromptMassFloats / row_floats)) * row_floats;
+        const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size();
+        remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
+      }
+      if (policy->CountsInside()) {
+        workspace = std::max(workspace, AttentionSinksWorkspace({decode, nullptr, 0, 0, 0}));
+        // Rows of prompts past the capacity are turned, too.
+        turned = sizeof(float) * (rows * plan.shard.q_heads.size() * config.head_dim +
+                                  int64_t{executor.limits.max_rows} * config.rope.rotary_dim);
+      }
+    }
+    for (const auto& policy : plan.policies) {
+      if (window > 0 || policy->capacity() > 0 || policy->IsDense(length, config.layers - 1, format.page_size))
+        continue;
       if (policy->WindowAt(length).window == 0) continue;
       workspace = std::max(workspace, AttentionSinksWorkspace({decode, nullptr, 0, 0, 0}));
       turned = sizeof(float) * rows * (plan.shard.q_heads.size() * config.head_dim + config.rope.rotary_dim);
     }
     if (window > 0) continue;  // such layers attend to their window, whatever the policy
     for (const auto& policy : plan.policies) {
-      if (policy->IsDense(length, config.layers - 1, format.page_size)) continue;
+      if (policy->capacity() > 0 || policy->IsDense(length, config.layers - 1, format.page_size)) continue;
       SelectParams select;
       select.rows = rows;
       select.q_heads = static_cast<int>(plan.shard.kv_heads.size()) * (config.q_heads / config.kv_heads);
@@ -195,6 +218,23 @@ Status CheckRunsOnGpu(const AttentionPolicy& policy, const AttentionSpec& spec) 
   if (policy.RunsOnGpu()) return OkStatus();
   return Unimplemented("attention policy '" + spec.ToString() +
                        "' has no CUDA kernels in this version; run it on the CPU with --device cpu");
+}
+
+Status CheckEvicts(const AttentionPolicy& policy, const AttentionSpec& spec, const CacheConfig& cache,
+                   int64_t max_model_len) {
+  if (policy.capacity() == 0) return OkStatus();
+  for (const CacheGroupConfig& group : cache.groups) {
+    if (group.window == 0) continue;
+    return Unimplemented("attention policy '" + spec.ToString() +
+                         "' evicts, and the model has layers with a window of " + std::to_string(group.window) +
+                         " tokens, which this version doesn't do together; leave out evict");
+  }
+  if (policy.CountsInside() && policy.capacity() > max_model_len) {
+    return InvalidArgument("attention policy '" + spec.ToString() + "' keeps " + std::to_string(policy.capacity()) +
+                           " tokens and counts positions among them, but the context has " +
+                           std::to_string(max_model_len) + " (max_model_len); give a token_budget of at most that");
+  }
+  return OkStatus();
 }
 
 Status CheckEngineOptions(const EngineOptions& options) {
@@ -335,6 +375,16 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   executor.limits.max_logit_rows = std::min(o.max_num_batched_tokens, o.max_num_seqs + kPromptLogits);
   executor.limits.vocab = config.vocab;
   executor.limits.max_length = o.max_model_len;
+  // The longest that a sequence of the engine's own policies gets in the cache; its pages are planned for that.
+  int64_t most_cached = 0;
+  for (size_t i = 0; i < plan.policies.size(); ++i) {
+    const AttentionPolicy& policy = *plan.policies[i];
+    RETURN_IF_ERROR(CheckEvicts(policy, o.attention[i], executor.cache, o.max_model_len));
+    const int64_t cached = policy.capacity() > 0 ? std::min(policy.capacity(), o.max_model_len) : o.max_model_len;
+    most_cached = std::max(most_cached, cached);
+    if (policy.Declare().slot_map) executor.map_capacity = std::max(executor.map_capacity, cached);
+    if (policy.CountsInside()) executor.limits.max_tokens = kLongestSequence;
+  }
   plan.scheduler = {o.max_num_seqs, o.max_num_batched_tokens, kPromptLogits};
 
   ASSIGN_OR_RETURN(const double packed, PackedShare(ctx, plan.dtype));
@@ -344,7 +394,8 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
     executor.history_width = std::max(executor.history_width, policy->Declare().history);
   }
   plan.memory.history =
-      AttentionHistory::Bytes(executor.cache, executor.history_width, o.max_num_seqs, o.max_model_len);
+      AttentionHistory::Bytes(executor.cache, executor.history_width, o.max_num_seqs, o.max_model_len) +
+      SlotMaps::Bytes(executor.cache, executor.map_capacity, o.max_num_seqs);
 
   // The cache: what was asked for; else enough for every sequence at full length, but no more than a share of what
   // is left.
@@ -358,11 +409,11 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
         static_cast<int64_t>(share * static_cast<double>(available - std::min(available, others)));
     double wanted = 0;  // in floating point: it may be more than any number of pages has
     for (int g = 0; g < executor.limits.cache_groups; ++g) {
-      wanted += static_cast<double>(MaxLivePages(executor.cache, g, o.max_model_len, o.max_num_batched_tokens)) *
+      wanted += static_cast<double>(MaxLivePages(executor.cache, g, most_cached, o.max_num_batched_tokens)) *
                 o.max_num_seqs * static_cast<double>(PageBytes(executor.cache, g));
     }
     if (wanted <= static_cast<double>(most)) {
-      executor.capacity = CapacityFor(executor.cache, o.max_model_len, o.max_num_seqs, o.max_num_batched_tokens);
+      executor.capacity = CapacityFor(executor.cache, most_cached, o.max_num_seqs, o.max_num_batched_tokens);
     } else {
       ASSIGN_OR_RETURN(executor.capacity, PlanCapacity(executor.cache, most, o.max_num_seqs, o.max_num_batched_tokens));
     }

@@ -47,6 +47,14 @@ Status CheckEngineOptions(const EngineOptions& options);
 // UNIMPLEMENTED, naming the policy, for one that a GPU can't run.
 Status CheckRunsOnGpu(const AttentionPolicy& policy, const AttentionSpec& spec);
 
+// What an engine of this cache and context can't do with an evicting policy, if it is one: UNIMPLEMENTED for layers
+// with windows, INVALID_ARGUMENT for positions inside what is kept that the context doesn't have.
+Status CheckEvicts(const AttentionPolicy& policy, const AttentionSpec& spec, const CacheConfig& cache,
+                   int64_t max_model_len);
+
+// Tokens of the longest sequence: of those whose positions count inside what they keep, too many to wait for.
+inline constexpr int64_t kLongestSequence = int64_t{1} << 30;
+
 // Bytes of the checkpoint's matrices that LoadWeights will read in place rather than copy, on the rank of this plan. The
 // kernel can take their pages back, so they don't count against what is available.
 size_t MappedBytes(const Checkpoint& checkpoint, const ShardPlan& shard, DType dtype);

@@ -11,11 +11,12 @@
 
 namespace quire {
 
-Executor::Executor(const Context& ctx, PageStorage storage, AttentionHistory history, Decoder decoder, Sampler sampler,
-                   int page_size)
+Executor::Executor(const Context& ctx, PageStorage storage, AttentionHistory history, SlotMaps slot_maps,
+                   Decoder decoder, Sampler sampler, int page_size)
     : ctx_(ctx),
       storage_(std::move(storage)),
       history_(std::move(history)),
+      slot_maps_(std::move(slot_maps)),
       decoder_(std::move(decoder)),
       sampler_(std::move(sampler)),
       policies_(page_size) {}
@@ -36,6 +37,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
   ASSIGN_OR_RETURN(AttentionHistory history,
                    AttentionHistory::Create(options.cache, options.history_width, limits.slots, limits.max_length));
+  ASSIGN_OR_RETURN(SlotMaps slot_maps, SlotMaps::Create(options.cache, options.map_capacity, limits.slots));
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
                                                     {.max_rows = limits.max_rows,
                                                      .max_logit_rows = limits.max_logit_rows,
@@ -50,8 +52,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
                                                  static_cast<size_t>(local_vocab) * sizeof(float),
                                                  ctx.device));
-  std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(history), std::move(decoder),
-                                                  std::move(sampler), options.cache.page_size));
+  std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(history), std::move(slot_maps),
+                                                  std::move(decoder), std::move(sampler), options.cache.page_size));
   executor->logits_ = std::move(logits);
   executor->local_vocab_ = local_vocab;
   executor->alone_ = shard.tp == 1;
@@ -88,6 +90,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     slot.tokens = start.tokens;
     slot.sampler = start.sampler;
     ASSIGN_OR_RETURN(slot.policy, policies_.Get(start.attention));
+    slot_maps_.Start(start.slot, slot.policy.get());
     if (!start.sampler.has_penalties()) continue;
     for (size_t i = 0; i < start.tokens.size(); ++i) {
       if (i < static_cast<size_t>(start.output_begin)) {
@@ -103,6 +106,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     CHECK(from.live && !to.live);
     to.live = true;
     history_.Start(fork.to);  // its copy is made after the step, whose rows are the parent's
+    slot_maps_.Start(fork.to, nullptr);
     to.sequence = fork.sequence;
     to.output_begin = from.output_begin;
     to.tokens = from.tokens;
@@ -148,9 +152,12 @@ Status Executor::Forward(const StepPlan& plan) {
     CHECK(slot.live);
     CHECK_LE(int64_t{chunk.start_pos} + chunk.rows, static_cast<int64_t>(slot.tokens.size()));
     ForwardChunk forward;
+    const int64_t capacity = slot.policy->capacity();
+    const int64_t length = int64_t{chunk.start_pos} + chunk.rows;
+    CHECK(chunk.decode != 0 || capacity == 0 || chunk.start_pos >= capacity || length <= capacity);
+    const int64_t cached = capacity > 0 ? std::min(length, capacity) : length;
     for (size_t g = 0; g < batches_.size(); ++g) {
-      CHECK_GE(static_cast<int64_t>(slot.tables[g].pages.size()) * options_.cache.page_size,
-               int64_t{chunk.start_pos} + chunk.rows);
+      CHECK_GE(static_cast<int64_t>(slot.tables[g].pages.size()) * options_.cache.page_size, cached);
       forward.seq = batches_[g].Add(slot.tables[g]);
     }
     forward.first_row = static_cast<int32_t>(tokens_.size());
@@ -159,7 +166,8 @@ Status Executor::Forward(const StepPlan& plan) {
     forward.decode = chunk.decode != 0;
     forward.rope_length = chunk.rope_length;
     forward.policy = slot.policy.get();
-    forward.history = history_.Of(chunk.slot, forward.policy, int64_t{chunk.start_pos} + chunk.rows);
+    forward.history = history_.Of(chunk.slot, forward.policy, length);
+    forward.slots = slot_maps_.Of(chunk.slot);
     chunks_.push_back(forward);
     const auto begin = slot.tokens.begin() + chunk.start_pos;
     tokens_.insert(tokens_.end(), begin, begin + chunk.rows);
@@ -239,7 +247,10 @@ Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   for (const RandomFill& fill : plan.fills) RETURN_IF_ERROR(FillRandom(fill));
   if (plan.chunks.empty()) return OkStatus();
   RETURN_IF_ERROR(Forward(plan));
-  for (const SlotFork& fork : plan.forks) history_.Fork(fork.from, fork.to);
+  for (const SlotFork& fork : plan.forks) {
+    history_.Fork(fork.from, fork.to);
+    slot_maps_.Fork(fork.from, fork.to);
+  }
   const bool sampled = !plan.logit_rows.empty();
   if (sampled) {
     MakeJobs(plan);

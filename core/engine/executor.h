@@ -12,6 +12,7 @@
 #include "core/engine/attention_history.h"
 #include "core/engine/policy_set.h"
 #include "core/engine/sampler.h"
+#include "core/engine/slot_maps.h"
 #include "core/engine/step_plan.h"
 #include "core/model/decoder.h"
 #include "kvstore/page_storage.h"
@@ -24,6 +25,7 @@ struct ExecutorOptions {
   CacheConfig cache;
   std::vector<GroupCapacity> capacity;  // one per cache group
   int history_width = 0;                // floats of attention history a page, KV head and layer
+  int64_t map_capacity = 0;             // the most tokens that an evicting policy with a map keeps
 };
 
 struct StepResult {
@@ -46,7 +48,7 @@ class Executor {
   Status Execute(const StepPlan& plan, StepResult* result);
 
   const PageStorage& storage() const { return storage_; }
-  size_t history_bytes() const { return history_.bytes(); }
+  size_t history_bytes() const { return history_.bytes() + slot_maps_.bytes(); }
   size_t scratch_bytes() const;
   // What is made before the first step, beside the decoder's own.
   static size_t OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab);
@@ -64,8 +66,8 @@ class Executor {
     std::vector<PageTable> tables;  // [cache group]
   };
 
-  Executor(const Context& ctx, PageStorage storage, AttentionHistory history, Decoder decoder, Sampler sampler,
-           int page_size);
+  Executor(const Context& ctx, PageStorage storage, AttentionHistory history, SlotMaps slot_maps, Decoder decoder,
+           Sampler sampler, int page_size);
   Status UpdateSlots(const StepPlan& plan);
   void UpdateTables(const StepPlan& plan);
   Status FillRandom(const RandomFill& fill);
@@ -77,6 +79,7 @@ class Executor {
   Context ctx_;
   PageStorage storage_;
   AttentionHistory history_;
+  SlotMaps slot_maps_;
   Decoder decoder_;
   Sampler sampler_;
   ExecutorOptions options_;

@@ -125,12 +125,20 @@ Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wante
   ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, page_size));
   // Its options may ask for more than the engine's policies do.
   PageDataNeeds kept;
+  int64_t map_capacity = 0;
   for (const AttentionSpec& known : attention) {
     ASSIGN_OR_RETURN(const auto one, MakePolicy(known, page_size));
     kept.min_max |= one->Declare().min_max;
     kept.history = std::max(kept.history, one->Declare().history);
+    if (one->Declare().slot_map) map_capacity = std::max(map_capacity, one->capacity());
   }
   const PageDataNeeds needs = policy->Declare();
+  if (needs.slot_map && policy->capacity() > map_capacity) {
+    return InvalidArgument("attention '" + spec.ToString() + "' needs maps of " + std::to_string(policy->capacity()) +
+                           " slots, and this engine keeps " +
+                           (map_capacity > 0 ? "some of " + std::to_string(map_capacity) : std::string("none")) +
+                           "; start the engine with it");
+  }
   if ((needs.min_max && !kept.min_max) || needs.history > kept.history) {
     return InvalidArgument("attention '" + spec.ToString() + "' needs " +
                            (needs.history > kept.history

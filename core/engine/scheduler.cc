@@ -72,6 +72,9 @@ void Scheduler::Preempt(Sequence* sequence) {
 int Scheduler::PrefillRows(const Sequence& sequence, int row_budget, int logit_budget) const {
   const int64_t left = sequence.request->dense_length - sequence.computed;
   int rows = static_cast<int>(std::min<int64_t>(left, row_budget));
+  if (const int64_t room = sequence.request->capacity - sequence.computed; room > 0) {
+    rows = static_cast<int>(std::min<int64_t>(rows, room));  // what comes then is another kind of chunk
+  }
   if (WantsScore(sequence, sequence.request->dense_length - 2)) {
     // Rows before the first wanted one are free; then as many as there is room for.
     const int64_t first =
@@ -86,7 +89,9 @@ int Scheduler::PrefillRows(const Sequence& sequence, int row_budget, int logit_b
 // Pages for `rows` more tokens, taken from the last in order when there are none left. False: it lost its own.
 bool Scheduler::Allocate(Sequence* sequence, int rows) {
   books_.ReleaseOutOfWindow(sequence->kv);
-  while (!books_.Append(sequence->kv, rows).ok()) {
+  const RequestState& request = *sequence->request;
+  const int64_t more = request.cached(sequence->computed + rows) - request.cached(sequence->computed);
+  while (!books_.Append(sequence->kv, more).ok()) {
     Sequence* last = *running_.rbegin();  // later in order than all that are planned, or this one
     Preempt(last);
     if (last == sequence) return false;
@@ -129,9 +134,11 @@ bool Scheduler::Admit(Sequence* sequence, Status* why) {
   const RequestState& request = *sequence->request;
   const int wanted_slots = request.spawned ? 1 : std::min(request.request.sampling.n, options_.max_slots);
   if (static_cast<int>(free_slots_.size()) < wanted_slots) return false;
-  // Room for what it has, and a page's worth of progress on top, so that it isn't preempted at once again.
+  // Room for what it has, and a page's worth of progress on top, so that it isn't preempted at once again; for one that
+  // evicts, all that it will ever have.
   const int64_t known = static_cast<int64_t>(sequence->tokens.size());
-  const int64_t reserve = std::min(request.max_cached(), known + books_.config().page_size);
+  const int64_t reserve =
+      request.capacity > 0 ? request.max_cached() : std::min(request.max_cached(), known + books_.config().page_size);
   auto kv = books_.AddSequence(std::max<int64_t>(1, reserve));
   if (!kv.ok()) {
     *why = kv.status();
@@ -230,7 +237,8 @@ void Scheduler::AddChunk(Sequence* sequence, int rows, Planned* planned) {
   chunk.rows = rows;
   chunk.decode = decode ? 1 : 0;
   // A prompt's rows count with the whole prompt however it is cut; a decode row with its own length.
-  chunk.rope_length = static_cast<int32_t>(decode ? sequence->computed + 1 : request.dense_length);
+  const int64_t rope_length = decode ? sequence->computed + 1 : request.dense_length;
+  chunk.rope_length = static_cast<int32_t>(request.counts_inside ? request.cached(rope_length) : rope_length);
   plan.chunks.push_back(chunk);
   planned->chunks.push_back(sequence);
 }
@@ -347,7 +355,9 @@ void Scheduler::CompleteForks() {
     if (sequence->fork_of != nullptr) forks.push_back(sequence);
   }
   for (Sequence* sequence : forks) {
-    auto kv = books_.Fork(sequence->fork_of->kv, 0);
+    // Who evicts will write into every page.
+    auto kv = sequence->request->capacity > 0 ? books_.Copy(sequence->fork_of->kv, sequence->request->max_cached())
+                                              : books_.Fork(sequence->fork_of->kv, 0);
     sequence->fork_of = nullptr;
     if (kv.ok()) {
       sequence->kv = *kv;

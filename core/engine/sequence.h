@@ -3,9 +3,11 @@
 //
 // Positions below dense_length are written by prefill; each later one is a decode row of its own with the request's
 // policy, first when its token has just been drawn, and again when the sequence was preempted and is recomputed. So a
-// recomputed cache is the one that was lost.
+// recomputed cache is the one that was lost. An evicting policy's prompt is prefilled up to the policy's capacity; its
+// later positions come in chunks of their own, whose rows each overwrite a token (core/model/decoder.h).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -58,6 +60,8 @@ struct RequestState {
   int64_t dense_length = 0;              // positions below are prefill
   int64_t output_begin = 0;              // tokens[output_begin …] are outputs
   int64_t max_output = 0;                // tokens of a sequence, context and forced tokens considered
+  int64_t capacity = 0;                  // > 0: of an evicting policy, which keeps no more tokens of a sequence
+  bool counts_inside = false;            // its positions are those in what it keeps
   std::optional<uint64_t> random_cache;  // the first dense_length tokens' cache is seeded noise
   bool spawned = false;                  // sequences 1 … n − 1 exist
   int preemptions = 0;
@@ -68,7 +72,9 @@ struct RequestState {
   bool prompt_logprobs_sent = false;
 
   // The most tokens one sequence can have in the cache: its last token is never fed.
-  int64_t max_cached() const { return output_begin + max_output - 1; }
+  int64_t max_cached() const { return cached(output_begin + max_output - 1); }
+  // Of a sequence's first `tokens`, how many are in the cache.
+  int64_t cached(int64_t tokens) const { return capacity > 0 ? std::min(tokens, capacity) : tokens; }
 };
 
 inline int64_t Sequence::output_tokens() const { return static_cast<int64_t>(tokens.size()) - request->output_begin; }

@@ -131,7 +131,7 @@ Status StepPlan::Check(const PlanLimits& limits) const {
   for (const SlotStart& start : starts) {
     if (!In(start.slot, limits.slots)) return Bad("slot", start.slot);
     const int64_t length = static_cast<int64_t>(start.tokens.size());
-    if (length < 1 || length > limits.max_length) return Bad("sequence length", length);
+    if (length < 1 || length > limits.longest()) return Bad("sequence length", length);
     if (start.output_begin < 0 || start.output_begin > length) return Bad("output_begin", start.output_begin);
     if (start.sampler.logprobs > limits.vocab) return Bad("logprobs", start.sampler.logprobs);
     for (int32_t id : start.tokens) {
@@ -170,7 +170,7 @@ Status StepPlan::Check(const PlanLimits& limits) const {
     if (!In(chunk.decode, 2)) return Bad("decode flag", chunk.decode);
     if (chunk.decode == 1 ? (chunk.rows != 1 || prefill_seen) : chunk.rows < 1) return Bad("chunk of rows", chunk.rows);
     prefill_seen |= chunk.decode == 0;
-    if (chunk.start_pos < 0 || int64_t{chunk.start_pos} + chunk.rows > limits.max_length) {
+    if (chunk.start_pos < 0 || int64_t{chunk.start_pos} + chunk.rows > limits.longest()) {
       return Bad("chunk at position", chunk.start_pos);
     }
     if (chunk.rope_length < 0) return Bad("rope length", chunk.rope_length);
@@ -195,7 +195,7 @@ Status StepPlan::Check(const PlanLimits& limits) const {
   for (const PlanScore& score : scores) {
     if (!In(score.slot, limits.slots)) return Bad("slot", score.slot);
     if (!In(score.logit, logits)) return Bad("logit index", score.logit);
-    if (!In(score.position, limits.max_length) || score.top < 0 || score.top > limits.vocab) {
+    if (!In(score.position, limits.longest()) || score.top < 0 || score.top > limits.vocab) {
       return Bad("score at position", score.position);
     }
   }

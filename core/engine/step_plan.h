@@ -90,7 +90,9 @@ struct PlanLimits {
   int32_t max_rows = 0;
   int32_t max_logit_rows = 0;
   int32_t vocab = 0;
-  int64_t max_length = 0;
+  int64_t max_length = 0;  // tokens of a sequence in the cache
+  int64_t max_tokens = 0;  // of a sequence that overwrites what it has in the cache, if that may be more
+  int64_t longest() const { return max_tokens > max_length ? max_tokens : max_length; }
 };
 
 struct StepPlan {

@@ -175,8 +175,9 @@ Status Decoder::Impl::FillTurns(const ForwardBatch& batch) {
   for (int row = 0; row < rows.decode_rows; ++row) {
     const AttentionPolicy* policy = rows.policy[row];
     // The last layer is sparse if any is.
-    if (policy == nullptr || policy->IsDense(rows.len[row], config.layers - 1, page_size)) continue;
-    const SinkWindow window = policy->WindowAt(rows.len[row]);
+    const int64_t length = int64_t{rows.pos[row]} + 1;  // more than it sees where tokens are overwritten
+    if (policy == nullptr || policy->IsDense(length, config.layers - 1, page_size)) continue;
+    const SinkWindow window = policy->WindowAt(length);
     if (window.window == 0) continue;
     turns[row] = static_cast<int32_t>(-window.shift);
     any_turn = rope.half() > 0;
@@ -308,8 +309,8 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   counted = false;
   rows.Build(batch);
   RETURN_IF_ERROR(attention.BeginStep(rows));
-  stats.row_pages_read.assign(rows.decode_rows, 0);
-  stats.row_pages_total.assign(rows.decode_rows, 0);
+  stats.row_pages_read.assign(rows.counted_rows, 0);
+  stats.row_pages_total.assign(rows.counted_rows, 0);
   live_rows = rows.rows;
   if (live_rows == 0) return OkStatus();
   residual = scratch.residual;

@@ -36,7 +36,10 @@ struct CacheView {
 };
 
 // A run of rows of one sequence. Prefill chunks use the prefill kernel (dense, causal); decode rows (rows == 1) use the
-// decode kernel with the policy's selection.
+// decode kernel with the policy's selection. Of an evicting policy's sequence, chunks that start at or past its
+// capacity (none crosses it) are run as decode rows, one after the other in each layer: each takes the slot of another
+// token before it attends, so what a row sees doesn't depend on how the prompt was cut. Layers must have no window
+// then.
 struct ForwardChunk {
   int32_t seq = 0;        // index into the CacheView tables
   int32_t first_row = 0;  // chunks are given in order of their rows, without gaps; all decode chunks come first
@@ -48,6 +51,7 @@ struct ForwardChunk {
   // What the policy remembers of the sequence, with entries for all its pages, this step's included; null when it
   // declares no history. Written by the layers that it selects in; the others' may be without memory.
   PageHistory* history = nullptr;  // [layers]
+  SlotMap* slots = nullptr;        // [layers] of a policy that declares it, else null
 };
 
 struct ForwardBatch {

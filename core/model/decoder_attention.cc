@@ -31,6 +31,9 @@ bool Remembers(const LayerAttention& step, const AttentionPolicy* policy) {
          RemembersLayer(*policy, step.layer, step.table.format.page_size);
 }
 
+// Whether the policy weighs slots; in all layers then.
+bool RemembersSlots(const AttentionPolicy* policy) { return policy != nullptr && policy->Declare().slot_map; }
+
 // K and V of a page and KV head.
 int64_t BlockBytes(const PageFormat& f) { return (f.k_head_stride + f.v_head_stride) * ElementSize(f.dtype); }
 
@@ -75,29 +78,83 @@ Status AttentionRunner::BeginStep(const DecoderRows& rows) {
   counts_used_ = 0;
   const bool all_dense = std::all_of(rows.policy.begin(), rows.policy.end(), [](const auto* p) { return p == nullptr; });
   if (all_dense) return OkStatus();
-  const auto most = static_cast<size_t>(layers_) * static_cast<size_t>(rows.decode_rows) * static_cast<size_t>(kv_heads_);
+  const auto most =
+      static_cast<size_t>(layers_) * static_cast<size_t>(rows.counted_rows) * static_cast<size_t>(kv_heads_);
   return counts_memory_.Reserve(most * sizeof(int32_t), ctx_.device);
 }
 
 Status AttentionRunner::Run(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
                             AttentionStats& stats) {
-  const int64_t k_offset = int64_t{q_heads_} * head_dim_;
-  RopeKvAppend(ctx_, step.rope,
-               {.pages = step.pages,
-                .table = step.table,
-                .k = step.qkv + k_offset,
-                .k_stride = qkv_width_,
-                .v = step.qkv + k_offset + int64_t{kv_heads_} * head_dim_,
-                .v_stride = qkv_width_,
-                .row_seq = inputs.seq,
-                .row_pos = inputs.pos,
-                .rows = rows.rows});
+  Append(step, rows, inputs);
   for (int begin = 0; begin < rows.decode_rows;) {
     const DecodeRun run = NextRun(step, rows, begin);
     RETURN_IF_ERROR(RunDecode(step, rows, inputs, run, stats));
     begin = run.end;
   }
   return RunPrefill(step, rows, inputs);
+}
+
+void AttentionRunner::Append(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs) {
+  const auto part = [&](int begin, int end) {
+    const float* k = step.qkv + begin * qkv_width_ + int64_t{q_heads_} * head_dim_;
+    return KvAppendParams{.pages = step.pages,
+                          .table = step.table,
+                          .k = k,
+                          .k_stride = qkv_width_,
+                          .v = k + int64_t{kv_heads_} * head_dim_,
+                          .v_stride = qkv_width_,
+                          .row_seq = inputs.seq + begin,
+                          .row_pos = inputs.pos + begin,
+                          .rows = end - begin};
+  };
+  if (!rows.overwrites) {
+    RopeKvAppend(ctx_, step.rope, part(0, rows.rows));
+    return;
+  }
+  CHECK(ctx_.device.kind == DeviceKind::kCpu && step.window == 0);
+  Rope(ctx_, step.rope);
+  for (int begin = 0; begin < rows.rows;) {
+    int end = begin;
+    while (end < rows.rows && !rows.Overwrites(end)) ++end;
+    if (end > begin) KvAppend(ctx_, part(begin, end));
+    begin = end;
+    while (begin < rows.rows && rows.Overwrites(begin)) ++begin;
+  }
+}
+
+void AttentionRunner::Overwrite(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                                const DecodeRun& run) {
+  const int count = run.end - run.begin;
+  const bool mapped = run.by_slot;  // else all heads give up the same slot
+  const int lists = mapped ? kv_heads_ : 1;
+  taken_.resize(static_cast<size_t>(lists) * static_cast<size_t>(count));
+  const auto take = [&](int64_t i, int) {
+    const int head = static_cast<int>(i / count), row = run.begin + static_cast<int>(i % count);
+    SlotMap* map = mapped ? &rows.slots[row][step.layer] : nullptr;
+    taken_[static_cast<size_t>(i)] = run.policy->Evict(rows.pos[row], head, map);
+  };
+  if (mapped) {
+    ctx_.pool->ParallelFor(int64_t{lists} * count, take);
+  } else {
+    for (int i = 0; i < count; ++i) take(i, 0);
+  }
+  // A KV head at a time where their slots differ. Metadata is nobody's: an evicting policy reads none.
+  KvAppendParams append;
+  append.table = step.table;
+  append.table.format.kv_heads = mapped ? 1 : kv_heads_;
+  append.k_stride = append.v_stride = qkv_width_;
+  append.row_seq = inputs.seq + run.begin;
+  append.rows = count;
+  const PageFormat& f = step.table.format;
+  const auto bytes = ElementSize(f.dtype);
+  for (int head = 0; head < lists; ++head) {
+    append.pages.k = static_cast<char*>(step.pages.k) + head * f.k_head_stride * bytes;
+    append.pages.v = static_cast<char*>(step.pages.v) + head * f.v_head_stride * bytes;
+    append.k = step.qkv + run.begin * qkv_width_ + int64_t{q_heads_ + head} * head_dim_;
+    append.v = append.k + int64_t{kv_heads_} * head_dim_;
+    append.row_pos = taken_.data() + int64_t{head} * count;
+    KvAppend(ctx_, append);
+  }
 }
 
 Status AttentionRunner::FetchCounts() {
@@ -125,11 +182,18 @@ AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, 
   const auto effective = [&](int row) -> const AttentionPolicy* {
     const AttentionPolicy* policy = rows.policy[row];
     if (policy == nullptr || step.window > 0) return nullptr;
+    if (policy->capacity() > 0) return rows.Overwrites(row) ? policy : nullptr;
     return policy->IsDense(rows.len[row], step.layer, step.table.format.page_size) ? nullptr : policy;
   };
-  DecodeRun run{begin, begin + 1, effective(begin), Remembers(step, rows.policy[begin])};
-  while (run.end < rows.decode_rows && effective(run.end) == run.policy &&
-         Remembers(step, rows.policy[run.end]) == run.remembers) {
+  DecodeRun run{begin,
+                begin + 1,
+                effective(begin),
+                Remembers(step, rows.policy[begin]),
+                RemembersSlots(rows.policy[begin]),
+                rows.Overwrites(begin)};
+  while (run.end < rows.decode_rows && effective(run.end) == run.policy && rows.seq[run.end] != rows.seq[run.end - 1] &&
+         Remembers(step, rows.policy[run.end]) == run.remembers &&
+         RemembersSlots(rows.policy[run.end]) == run.by_slot) {
     ++run.end;
   }
   return run;
@@ -140,7 +204,11 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   const bool timed = ctx_.device.kind == DeviceKind::kCpu;
   const double start = NowSeconds();
   if (run.policy != nullptr) {
-    RETURN_IF_ERROR(Select(step, rows, inputs, run, stats));
+    if (run.overwrites) {
+      Overwrite(step, rows, inputs, run);
+    } else {
+      RETURN_IF_ERROR(Select(step, rows, inputs, run, stats));
+    }
     if (timed) stats.selection_seconds += NowSeconds() - start;
   }
   const double attention_start = NowSeconds();
@@ -157,7 +225,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   params.longest = Longest(rows, run);
   params.pages = step.pages;
   params.table = step.table;
-  params.selection = run.policy != nullptr ? &selection_ : nullptr;
+  params.selection = run.policy != nullptr && !run.overwrites ? &selection_ : nullptr;
   params.scale = scale_;
   params.window = step.window;
   if (run.remembers) {
@@ -165,8 +233,12 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages));
     params.mass = mass_.As<float>();
   }
+  if (run.by_slot) {
+    RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
+    params.lse = lse_.As<float>() + int64_t{run.begin} * q_heads_;
+  }
   const SinkWindow window =
-      run.policy == nullptr ? SinkWindow{} : run.policy->WindowAt(rows.len[run.begin]);
+      run.policy == nullptr ? SinkWindow{} : run.policy->WindowAt(int64_t{rows.pos[run.begin]} + 1);
   if (window.window > 0) {
     RETURN_IF_ERROR(AttendSinks(step, params, run, window));
   } else {
@@ -174,21 +246,29 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     AttentionDecode(ctx_, params, workspace_.As<void>(), softcap_);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
-  if (run.remembers) {
+  if (run.remembers || run.by_slot) {
     const double remember_start = NowSeconds();
-    RETURN_IF_ERROR(RememberDecode(step, rows, run, params.mass_pages));
+    RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, rows, run, params.mass_pages));
     stats.selection_seconds += NowSeconds() - remember_start;
   }
 
-  const int64_t block_bytes = BlockBytes(step.table.format);
-  for (int row = run.begin; row < run.end; ++row) {
+  const PageFormat& format = step.table.format;
+  const int64_t block_bytes = BlockBytes(format);
+  for (int row = run.begin; row < std::min(run.end, rows.counted_rows); ++row) {
     if (!counts_pages_) break;
-    const int64_t live = kv_heads_ * LivePages(rows.len[row], step.window, step.table.format.page_size);
+    // Of all that the sequence has had, tokens that others have overwritten included.
+    const int64_t live = kv_heads_ * LivePages(int64_t{rows.pos[row]} + 1, step.window, format.page_size);
     stats.reads() += {0, live, 0, live * block_bytes};
     stats.row_pages_total[rows.source[row]] += live;
-    if (run.policy != nullptr) continue;  // CountPages looks how many they were
-    stats.reads() += {live, 0, live * block_bytes, 0};
-    stats.row_pages_read[rows.source[row]] += live;
+    if (run.policy != nullptr && !run.overwrites) continue;  // CountPages looks how many they were
+    const int64_t read = kv_heads_ * LivePages(rows.len[row], step.window, format.page_size);
+    stats.reads() += {read, 0, read * block_bytes, 0};
+    stats.row_pages_read[rows.source[row]] += read;
+    if (!run.by_slot) continue;
+    // K a second time for the weights, and the map.
+    const int64_t entry = sizeof(int32_t) + sizeof(float);
+    stats.bytes_read +=
+        read * format.k_head_stride * ElementSize(format.dtype) + kv_heads_ * int64_t{rows.len[row]} * entry;
   }
   return OkStatus();
 }
@@ -239,6 +319,45 @@ Status AttentionRunner::RememberDecode(const LayerAttention& step, const Decoder
       mass.read_count = selection_.counts[list];
     }
     rows.policy[row]->Remember(mass, head, &rows.history[row][step.layer]);
+  });
+  return OkStatus();
+}
+
+Status AttentionRunner::Mass(const PrefillMassParams& params) {
+  RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params)));
+  if (softcap_ > 0) {
+    PrefillMass(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
+  } else {
+    PrefillMass(ctx_, params, workspace_.As<void>());
+  }
+  return OkStatus();
+}
+
+Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run) {
+  const int count = run.end - run.begin;
+  PrefillMassParams params;
+  params.q = step.qkv;
+  params.q_stride = qkv_width_;
+  params.lse = lse_.As<float>();
+  params.q_heads = q_heads_;
+  params.pages = step.pages;
+  params.table = step.table;
+  params.scale = scale_;
+  params.by_token = true;
+  params.mass_pages = Longest(rows, run);
+  const int64_t row_floats = kv_heads_ * params.mass_pages;
+  RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * count * row_floats));
+  for (int i = 0; i < count; ++i) {
+    const int row = run.begin + i;
+    params.chunk = {rows.seq[row], row, 1, rows.len[row] - 1};
+    params.mass = mass_.As<float>() + i * row_floats;
+    RETURN_IF_ERROR(Mass(params));
+  }
+  RETURN_IF_ERROR(SumReplicas(count * row_floats));
+  ctx_.pool->ParallelFor(int64_t{count} * kv_heads_, [&](int64_t list, int) {
+    const int row = run.begin + static_cast<int>(list / kv_heads_), head = static_cast<int>(list % kv_heads_);
+    rows.policy[row]->RememberSlots(mass_.As<float>() + list * params.mass_pages, rows.len[row], head,
+                                    &rows.slots[row][step.layer]);
   });
   return OkStatus();
 }
@@ -342,7 +461,10 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
 }
 
 Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs) {
-  const auto remembers = [&](size_t i) { return Remembers(step, rows.prefill_source[i]->policy); };
+  const auto remembers = [&](size_t i) {
+    const AttentionPolicy* policy = rows.prefill_source[i]->policy;
+    return Remembers(step, policy) || RemembersSlots(policy);
+  };
   bool any_remembers = false;
   for (size_t i = 0; i < rows.prefill.size(); ++i) any_remembers |= remembers(i);
   // What is remembered is remembered of all rows; on the CPU, where policies do so.
@@ -376,9 +498,11 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows
 
 Status AttentionRunner::RememberPrompt(const LayerAttention& step, const PrefillChunk& chunk,
                                        const ForwardChunk& source) {
-  const int page_size = step.table.format.page_size;
-  const int wanted = source.policy->Declare().history_rows;
+  const PageDataNeeds needs = source.policy->Declare();
+  const int unit = needs.slot_map ? 1 : step.table.format.page_size;  // tokens that a number of mass is of
+  const int wanted = needs.history_rows;
   PrefillMassParams params;
+  params.by_token = needs.slot_map;
   params.q = step.qkv;
   params.q_stride = qkv_width_;
   params.lse = lse_.As<float>();
@@ -389,26 +513,25 @@ Status AttentionRunner::RememberPrompt(const LayerAttention& step, const Prefill
   const int first = wanted > 0 ? std::max(0, chunk.rows - wanted) : 0;
   for (int begin = first; begin < chunk.rows;) {
     // Bits of a row don't depend on how many are done at once.
-    const int64_t row_floats = kv_heads_ * ((int64_t{chunk.start_pos} + chunk.rows + page_size - 1) / page_size);
+    const int64_t row_floats = kv_heads_ * ((int64_t{chunk.start_pos} + chunk.rows + unit - 1) / unit);
     const int count = static_cast<int>(std::clamp<int64_t>(kPromptMassFloats / row_floats, 1, chunk.rows - begin));
     params.chunk = {chunk.seq, chunk.first_row + begin, count, chunk.start_pos + begin};
-    params.mass_pages = (int64_t{chunk.start_pos} + begin + count + page_size - 1) / page_size;
+    params.mass_pages = (int64_t{chunk.start_pos} + begin + count + unit - 1) / unit;
     const int64_t floats = int64_t{count} * kv_heads_ * params.mass_pages;
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * floats));
     params.mass = mass_.As<float>();
-    RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params)));
-    if (softcap_ > 0) {
-      PrefillMass(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
-    } else {
-      PrefillMass(ctx_, params, workspace_.As<void>());
-    }
+    RETURN_IF_ERROR(Mass(params));
     RETURN_IF_ERROR(SumReplicas(floats));
     ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
       for (int row = 0; row < count; ++row) {
         AttentionMass mass;
         mass.position = int64_t{params.chunk.start_pos} + row;
         mass.mass = params.mass + (int64_t{row} * kv_heads_ + head) * params.mass_pages;
-        source.policy->Remember(mass, static_cast<int>(head), &source.history[step.layer]);
+        if (needs.slot_map) {
+          source.policy->RememberSlots(mass.mass, mass.position + 1, static_cast<int>(head), &source.slots[step.layer]);
+        } else {
+          source.policy->Remember(mass, static_cast<int>(head), &source.history[step.layer]);
+        }
       }
     });
     begin += count;

@@ -11,6 +11,7 @@
 #include "core/model/decoder_rows.h"
 #include "core/model/decoder_scratch.h"
 #include "kernels/attention_decode.h"
+#include "kernels/attention_mass.h"
 #include "kernels/elementwise.h"
 
 namespace quire {
@@ -50,13 +51,21 @@ class AttentionRunner {
   void set_observer(SelectionObserver* observer) { observer_ = observer; }
 
  private:
-  // Consecutive decode rows [begin, end) that one call serves; policy null: dense. remembers: their policies, which may
-  // differ when dense, keep a history of this layer.
+  // Consecutive decode rows [begin, end), none two of one sequence, that one call serves; policy null: dense.
+  // remembers: their policies, which may differ when dense, keep a history of this layer. by_slot: they keep a map of
+  // slots. overwrites: each row takes another token's slot, and nothing is selected.
   struct DecodeRun {
     int begin = 0, end = 0;
     const AttentionPolicy* policy = nullptr;
     bool remembers = false;
+    bool by_slot = false;
+    bool overwrites = false;
   };
+  // Rotates all rows, and appends those that have a slot of their own.
+  void Append(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs);
+  // The run's rows take the slots that their policy gives up.
+  void Overwrite(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                 const DecodeRun& run);
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
   Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
                    AttentionStats& stats);
@@ -66,6 +75,10 @@ class AttentionRunner {
                      const SinkWindow& window);
   // Shows the run's rows to their policies; mass_ is theirs.
   Status RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, int64_t mass_pages);
+  // The same by slots, in a second pass over K; lse_ is known.
+  Status RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run);
+  // Softmax weights for mass_, of params' chunk.
+  Status Mass(const PrefillMassParams& params);
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known.
   Status RememberPrompt(const LayerAttention& step, const PrefillChunk& chunk, const ForwardChunk& source);
   // mass_ becomes the sum over the ranks that hold the KV head.
@@ -101,8 +114,9 @@ class AttentionRunner {
   HostBuffer counts_on_host_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
-  GrowBuffer mass_;                     // [rows][kv_heads][pages]
-  GrowBuffer lse_;                      // [rows][q_heads], of prompts
+  GrowBuffer mass_;                     // [rows][kv_heads][pages or slots]
+  GrowBuffer lse_;                      // [rows][q_heads], of prompts and of rows that remember by slots
+  std::vector<int32_t> taken_;          // [kv_heads][rows] slots that a run's rows take
   std::vector<PrefillChunk> whole_;     // chunks of a last layer that remembers
   std::vector<PageHistory> histories_;  // [rows] of one run
 };

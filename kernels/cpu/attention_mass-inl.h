@@ -119,6 +119,12 @@ void Tile(const PrefillMassParams& p, const int32_t* ids, const MassScratch& w, 
       for (int i = 0; i < end;) {
         const int64_t page = (begin + block + i) / f.page_size;
         const int stop = static_cast<int>(std::min<int64_t>(end, (page + 1) * f.page_size - begin - block));
+        if (p.by_token) {
+          for (; i < stop; ++i) {
+            if (ids[page] >= 0) mass[begin + block + i] += s[i];
+          }
+          continue;
+        }
         float sum = 0;
         for (; i < stop; ++i) sum += s[i];
         if (ids[page] >= 0) mass[page] += sum;
@@ -139,10 +145,11 @@ void Mass(const Context& ctx, const PrefillMassParams& p, const Mod& mod, void* 
       const MassScratch scratch = MassScratch::Create(f, workspace, worker);
       const int kv_head = static_cast<int>(task % f.kv_heads);
       const int64_t first_page = task / f.kv_heads * plan.task_pages;
-      const int64_t end_page = std::min(p.mass_pages, first_page + plan.task_pages);
+      const int64_t first_entry = task / f.kv_heads * plan.task_entries;
+      const int64_t end_entry = std::min(p.mass_pages, first_entry + plan.task_entries);
       for (int row = 0; row < p.chunk.rows; ++row) {
         float* mass = p.mass + (int64_t{row} * f.kv_heads + kv_head) * p.mass_pages;
-        std::fill(mass + first_page, mass + end_page, 0.0f);
+        std::fill(mass + first_entry, mass + end_entry, 0.0f);
       }
       const int64_t end = std::min(length, (first_page + plan.task_pages) * f.page_size);
       for (int64_t begin = first_page * f.page_size; begin < end; begin += kMassKeys) {

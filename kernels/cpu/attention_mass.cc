@@ -35,7 +35,8 @@ HWY_EXPORT(MassSoftCap);
 static void CheckMass(const PrefillMassParams& params, const void* workspace) {
   const PageFormat& f = params.table.format;
   CHECK_EQ(params.q_heads % f.kv_heads, 0);
-  CHECK_GE(params.mass_pages * f.page_size, int64_t{params.chunk.start_pos} + params.chunk.rows);
+  CHECK_GE(params.mass_pages * (params.by_token ? 1 : f.page_size),
+           int64_t{params.chunk.start_pos} + params.chunk.rows);
   CHECK_EQ(reinterpret_cast<uintptr_t>(workspace) % 64, size_t{0});
 }
 

@@ -16,11 +16,15 @@ static_assert(kMassKeys % kPrefillKeyBlock == 0);
 struct MassPlan {
   int64_t task_pages = 1;
   int64_t tasks = 0;  // of a KV head
+  int64_t task_entries = 1;  // of mass
 
   static MassPlan Create(const PrefillMassParams& p) {
     MassPlan plan;
     plan.task_pages = std::max(1, kMassKeys / p.table.format.page_size);
-    plan.tasks = (p.mass_pages + plan.task_pages - 1) / plan.task_pages;
+    const int64_t page_size = p.table.format.page_size;
+    const int64_t pages = p.by_token ? (p.mass_pages + page_size - 1) / page_size : p.mass_pages;
+    plan.tasks = (pages + plan.task_pages - 1) / plan.task_pages;
+    plan.task_entries = plan.task_pages * (p.by_token ? page_size : 1);
     return plan;
   }
 };

@@ -26,7 +26,7 @@ void PrefillMass(const PrefillMassParams& p, const Mod& mod) {
         const float* q = p.q + (int64_t{p.chunk.first_row} + row) * p.q_stride + int64_t{head} * f.k_dim;
         AttendPositions(p.table, p.pages, q, p.chunk.seq, head, kv_head, q_pos, p.scale, positions, mod, out, weights);
         for (size_t i = 0; i < positions.size(); ++i) {
-          sums[static_cast<size_t>(positions[i] / f.page_size)] += weights[i];
+          sums[static_cast<size_t>(positions[i] / (p.by_token ? 1 : f.page_size))] += weights[i];
         }
       }
       float* mass = p.mass + (int64_t{row} * f.kv_heads + kv_head) * p.mass_pages;

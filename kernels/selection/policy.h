@@ -35,6 +35,18 @@ struct PageDataNeeds {
   int history = 0;       // floats that it remembers per (sequence, layer, KV head, logical page); 0: none
   int history_rows = 0;  // of a prefill chunk, the last so many rows are shown to Remember; 0: all
   bool queries = true;   // Select looks at them; if not, ranks that share a KV head needn't gather its group's
+  bool slot_map = false;  // an evicting policy that weighs its slots: it has a SlotMap a sequence and layer
+};
+
+// What an evicting sequence keeps of one layer beside K and V: for each KV head the position whose token lies in each
+// of its slots, and the weight by which the policy judges it. Slot s first holds position s, with no weight.
+struct SlotMap {
+  int32_t* positions = nullptr;  // [kv_heads][capacity]
+  float* weights = nullptr;      // [kv_heads][capacity]
+  int kv_heads = 0;
+  int64_t capacity = 0;
+  int32_t* Positions(int head) const { return positions + head * capacity; }
+  float* Weights(int head) const { return weights + head * capacity; }
 };
 
 // What a policy remembers of a sequence beside page data: [kv_heads][pages][width] floats of one layer. It belongs to the
@@ -113,6 +125,18 @@ class AttentionPolicy {
   // The sequence now has `length` tokens: entries of later pages become 0, as they were before their page was written. The
   // last page's entry stays: what it has gathered belongs to its remaining tokens too.
   virtual void Truncate(int64_t length, int page_size, PageHistory* history) const;
+
+  // Evicting policies. A sequence keeps this many tokens in each layer and KV head; 0: all of them. As long as it has
+  // no more, it is dense and the token at position p lies in slot p. From then on each token overwrites another, and
+  // attends to all slots (or by WindowAt, whose sinks and window are slots then). Select is never called.
+  virtual int64_t capacity() const { return 0; }
+  // Positions count inside what is kept, so a sequence may be longer than any position that the model knows.
+  virtual bool CountsInside() const { return false; }
+  // The slot in [0, capacity) that the token at `position` ≥ capacity takes, which `map` (null unless declared) knows
+  // from now on. Different heads from different threads.
+  virtual int32_t Evict(int64_t position, int head, SlotMap* map) const;
+  // A row has attended to slots [0, slots), giving each mass[slot] summed over the query group: as Remember, by slots.
+  virtual void RememberSlots(const float* mass, int64_t slots, int head, SlotMap* map) const;
 };
 
 // One row of the policy table; --help and the README are written from it.
@@ -121,6 +145,7 @@ struct PolicyInfo {
   std::string_view paper;
   std::string_view reads;    // vectors or bytes read per step, as a formula
   std::string options;       // "token_budget (default 2048), …"
+  bool evicts = false;       // takes evict=true
 };
 const std::vector<PolicyInfo>& PolicyTable();
 

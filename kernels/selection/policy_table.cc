@@ -38,6 +38,13 @@ void AttentionPolicy::Remember(const AttentionMass&, int, PageHistory*) const {
   CHECK_EQ(Declare().history, 0);  // who declares a history makes one
 }
 
+int32_t AttentionPolicy::Evict(int64_t, int, SlotMap*) const {
+  CHECK_GT(capacity(), 0);  // who has a capacity says what leaves
+  return 0;
+}
+
+void AttentionPolicy::RememberSlots(const float*, int64_t, int, SlotMap*) const { CHECK(!Declare().slot_map); }
+
 void AttentionPolicy::Fork(const PageHistory& from, PageHistory* to) const {
   CHECK_EQ(from.kv_heads, to->kv_heads);
   CHECK_LE(from.pages * from.width, to->head_stride);

@@ -1,13 +1,18 @@
 // StreamingLLM (Xiao et al., arXiv 2309.17453): the first tokens and the latest ones, by tokens, whatever the query.
 // Positions count inside that cache: a query stands right behind the window whatever the sequence's length, so for the
 // first tokens it is turned back by the tokens left out between (AttentionDecodeSinks); for the window nothing changes,
-// as only distances count. K keeps the rotation that it was written with. Nothing is evicted here.
+// as only distances count. K keeps the rotation that it was written with.
+//
+// Evicting, a sequence has token_budget slots: the sinks', and behind them a ring in which each token takes the place
+// of the oldest. The order of slots means nothing to a softmax, so the attention is the same, and as positions count
+// inside the cache a sequence may go on for ever.
 //
 // Reads per step and KV head: token_budget vectors of K and of V, in whole pages at the two borders.
 #include <algorithm>
 #include <string>
 
 #include "core/base/check.h"
+#include "kernels/selection/evicting.h"
 #include "kernels/selection/options.h"
 #include "kernels/selection/policies.h"
 
@@ -66,8 +71,22 @@ class StreamingPolicy : public AttentionPolicy {
     }
   }
 
+  const StreamingOptions& options() const { return options_; }
+
  private:
   StreamingOptions options_;
+};
+
+class EvictingStreamingPolicy : public StreamingPolicy {
+ public:
+  using StreamingPolicy::StreamingPolicy;
+
+  int64_t capacity() const override { return options().token_budget; }
+  bool CountsInside() const override { return true; }
+  int32_t Evict(int64_t position, int, SlotMap*) const override {
+    const StreamingOptions& o = options();
+    return static_cast<int32_t>(o.sink_tokens + (position - o.sink_tokens) % o.recent_tokens);
+  }
 };
 
 }  // namespace
@@ -76,13 +95,16 @@ PolicyInfo StreamingPolicyInfo() {
   return {"streaming", "Xiao et al., arXiv 2309.17453, keeping what it leaves out",
           "sink_tokens + recent_tokens vectors of K and of V",
           "token_budget (default 2048), sink_tokens (default 4), recent_tokens (default token_budget − sink_tokens), "
-          "dense_layers (default 2)"};
+          "dense_layers (default 2), evict (true or false; default false: with true dense_layers is 0)",
+          true};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeStreamingPolicy(const PolicyOptions& options, int) {
   constexpr int64_t kMost = int64_t{1} << 30;
   OptionReader reader("streaming", options);
   StreamingOptions o;
+  bool evict = false;
+  RETURN_IF_ERROR(EvictOptions::ReadEvict("streaming", &reader, &evict));
   RETURN_IF_ERROR(reader.Integer("token_budget", 1, kMost, &o.token_budget));
   RETURN_IF_ERROR(reader.Integer("sink_tokens", 0, kMost, &o.sink_tokens));
   o.recent_tokens = std::max<int64_t>(1, o.token_budget - o.sink_tokens);
@@ -95,7 +117,14 @@ Result<std::unique_ptr<AttentionPolicy>> MakeStreamingPolicy(const PolicyOptions
                            std::to_string(o.recent_tokens) + " recent tokens; give at least " +
                            std::to_string(o.sink_tokens + o.recent_tokens) + " or fewer of them");
   }
-  return std::unique_ptr<AttentionPolicy>(std::make_unique<StreamingPolicy>(o));
+  if (!evict) return std::unique_ptr<AttentionPolicy>(std::make_unique<StreamingPolicy>(o));
+  o.dense_layers = 0;
+  if (o.sink_tokens + o.recent_tokens != o.token_budget) {
+    return InvalidArgument("attention policy 'streaming' keeps what it reads when it evicts: token_budget " +
+                           std::to_string(o.token_budget) + " must be " + std::to_string(o.sink_tokens) + " sink and " +
+                           std::to_string(o.recent_tokens) + " recent tokens together; leave out recent_tokens");
+  }
+  return std::unique_ptr<AttentionPolicy>(std::make_unique<EvictingStreamingPolicy>(o));
 }
 
 }  // namespace quire

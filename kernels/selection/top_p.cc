@@ -215,6 +215,9 @@ Result<std::unique_ptr<AttentionPolicy>> MakeTopPPolicy(const PolicyOptions& opt
   if (options.contains("budget_share")) {
     return InvalidArgument("attention policy 'top-p' has no option 'budget_share'; 'loose' is that of its selector");
   }
+  if (options.contains("evict")) {
+    return InvalidArgument("attention policy 'top-p' has no option 'evict': it chooses anew at each step from all pages");
+  }
   AttentionSpec inner{std::string(kSelectors.begin()[selector]), options};
   for (const char* own : {"p", "loose", "selector"}) inner.options.erase(own);
   inner.options["budget_share"] = std::to_string(loose);

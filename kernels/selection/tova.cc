@@ -4,9 +4,14 @@
 // last row makes the first choice.
 //
 // Remembers a float a page and KV head. Reads per step and KV head: those, then the budget's K and V.
+//
+// Evicting (evicting.h) it goes by tokens, and one leaves for good whenever one comes; the authors average the weights
+// over all heads of a layer, here each KV head has its own.
+#include <algorithm>
 #include <cmath>
 #include <string>
 
+#include "kernels/selection/evicting.h"
 #include "kernels/selection/history_policy.h"
 #include "kernels/selection/policies.h"
 
@@ -40,15 +45,35 @@ class TovaPolicy : public HistoryPolicy {
   }
 };
 
+class EvictingTovaPolicy : public WeighingPolicy {
+ public:
+  using WeighingPolicy::WeighingPolicy;
+
+  std::string_view name() const override { return "tova"; }
+  PageDataNeeds Declare() const override { return {.history_rows = 1, .queries = false, .slot_map = true}; }
+
+  void RememberSlots(const float* mass, int64_t slots, int head, SlotMap* map) const override {
+    std::copy_n(mass, slots, map->Weights(head));
+  }
+};
+
 }  // namespace
 
 PolicyInfo TovaPolicyInfo() {
   return {"tova", "Oren et al., arXiv 2401.06104, by pages, keeping in memory what it drops",
-          "n/page_size floats of history, token_budget vectors of K and of V", std::string(kPageOptions)};
+          "n/page_size floats of history, token_budget vectors of K and of V; evicting, of K twice",
+          std::string(kPageOptions) + std::string(kEvictOption), true};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeTovaPolicy(const PolicyOptions& options, int page_size) {
   OptionReader reader("tova", options);
+  bool evict = false;
+  RETURN_IF_ERROR(EvictOptions::ReadEvict("tova", &reader, &evict));
+  if (evict) {
+    ASSIGN_OR_RETURN(const EvictOptions evict_options, EvictOptions::Read("tova", &reader, /*half_recent=*/false));
+    RETURN_IF_ERROR(reader.Finish());
+    return std::unique_ptr<AttentionPolicy>(std::make_unique<EvictingTovaPolicy>(evict_options));
+  }
   ASSIGN_OR_RETURN(const PageOptions page_options, PageOptions::Read("tova", &reader, page_size));
   RETURN_IF_ERROR(reader.Finish());
   return std::unique_ptr<AttentionPolicy>(std::make_unique<TovaPolicy>(page_options, page_size));

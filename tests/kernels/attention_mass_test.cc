@@ -23,7 +23,7 @@ struct MassCall {
     EXPECT_TRUE(workspace.ok());
     AttentionPrefill(ctx, params, workspace->data());
   }
-  PrefillMassParams Params(std::vector<float>* mass, int64_t spare_pages = 0) {
+  PrefillMassParams Params(std::vector<float>* mass, int64_t spare_pages = 0, bool by_token = false) {
     PrefillMassParams p;
     p.q = prefill.q.data();
     p.q_stride = prefill.p.q_stride;
@@ -33,7 +33,9 @@ struct MassCall {
     p.pages = prefill.p.pages;
     p.table = prefill.p.table;
     p.scale = prefill.p.scale;
-    p.mass_pages = (p.chunk.start_pos + p.chunk.rows + p.table.format.page_size - 1) / p.table.format.page_size;
+    p.by_token = by_token;
+    const int unit = by_token ? 1 : p.table.format.page_size;
+    p.mass_pages = (p.chunk.start_pos + p.chunk.rows + unit - 1) / unit;
     p.mass_pages += spare_pages;
     mass->assign(static_cast<size_t>(p.chunk.rows * p.table.format.kv_heads * p.mass_pages), -7.0f);
     p.mass = mass->data();
@@ -69,6 +71,11 @@ void RunCase(DType dtype, int n, int page_size, int dim, int q_heads, int kv_hea
   MassCall::Run(call.Params(&mass, 2), 2);
   reference::PrefillMass(call.Params(&expected, 2), IdentityMod{});
   EXPECT_LE(RelativeError(mass, expected), 1e-5);
+  std::vector<float> by_token, expected_by_token;
+  MassCall::Run(call.Params(&by_token, 2, true), 2);
+  reference::PrefillMass(call.Params(&expected_by_token, 2, true), IdentityMod{});
+  EXPECT_EQ(by_token.size(), expected_by_token.size());
+  EXPECT_LE(RelativeError(by_token, expected_by_token), 1e-5);
   const int64_t pages = call.Params(&expected, 2).mass_pages;
   const int rows = call.prefill.rows;
   for (int row = 0; row < rows; ++row) {

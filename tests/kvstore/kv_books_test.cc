@@ -142,6 +142,34 @@ TEST(KvBooks, WhatAForkCopiesDependsOnWhereItStands) {
   }
 }
 
+TEST(KvBooks, ACopyHasPagesOfItsOwnAndTheContentsOfAnothers) {
+  KvBooks books = Books(12, 4);
+  const SeqId parent = AddWith(books, 10);
+  const SeqId copy = books.Copy(parent, 20).value();
+  books.CheckInvariants();
+  EXPECT_EQ(books.Length(copy), 10);
+  EXPECT_EQ(books.max_tokens(copy), 20);
+  EXPECT_EQ(books.pages(0).used(), 6);
+  EXPECT_EQ(books.pages(0).available(), 12 - 6 - 2);  // its last two pages are promised
+  const PageTable &a = books.Table(parent, 0), &b = books.Table(copy, 0);
+  const CacheOps ops = books.TakeOps();
+  std::vector<std::pair<int32_t, int32_t>> pages, groups;
+  for (const CacheOp& op : ops.ops) {
+    if (op.kind == Kind::kCopyPage) pages.emplace_back(op.from, op.to);
+    if (op.kind != Kind::kCopyGroup) continue;
+    groups.emplace_back(op.from, op.to);
+    EXPECT_EQ(op.columns, 3);
+  }
+  ASSERT_EQ(pages.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(pages[i], std::make_pair(a.pages[i], b.pages[i]));
+  EXPECT_EQ(groups, (std::vector<std::pair<int32_t, int32_t>>{{a.groups[0], b.groups[0]}}));
+  ASSERT_EQ(ops.ops.back().kind, Kind::kCopyGroup);  // behind what zeroes and resets
+  EXPECT_FALSE(books.Copy(parent, 20).ok());         // five pages, and four are to be had
+  books.CheckInvariants();
+  EXPECT_EQ(books.num_sequences(), 2);
+  EXPECT_TRUE(books.pending_ops().ops.empty());
+}
+
 TEST(KvBooks, TheLastHolderWritesWithoutACopy) {
   KvBooks books = Books(8, 4);
   const SeqId a = AddWith(books, 6);
