@@ -92,7 +92,8 @@ Result<double> BytesOfStep(const Engine& engine, const Row& row) {
   ASSIGN_OR_RETURN(const DType cache, ParseFloatDType(options.kv_cache_dtype));
   double bytes = static_cast<double>(LayerMatrixParameters(config) + HeadParameters(config)) * ElementSize(dtype);
   bytes += static_cast<double>(row.pages_read) * options.page_size * 2 * config.head_dim * ElementSize(cache);
-  ASSIGN_OR_RETURN(const auto policy, MakePolicy(row.spec, options.page_size));
+  ASSIGN_OR_RETURN(const PolicyShape shape, ShapeOf(options, config));
+  ASSIGN_OR_RETURN(const auto policy, MakePolicy(row.spec, shape));
   ASSIGN_OR_RETURN(const PageFormat format, PageFormat::Create(cache, options.page_size, config.kv_heads,
                                                                config.head_dim, config.head_dim));
   const std::vector<int32_t> lengths(static_cast<size_t>(row.batch), static_cast<int32_t>(MeasuredLength(row)));

@@ -25,6 +25,7 @@ Command AddEvalReport(CLI::App& parent);
 Command AddBenchPrefill(CLI::App& parent);
 Command AddBenchDecode(CLI::App& parent);
 Command AddBenchKernels(CLI::App& parent);
+Command AddBenchCrossover(CLI::App& parent);
 Command AddInfo(CLI::App& parent);
 Command AddBenchServe(CLI::App& parent);  // this and those below say so where the program was built without gRPC
 Command AddServe(CLI::App& parent);

@@ -107,7 +107,8 @@ Result<WindowSums> RunWindows(Engine& engine, const AttentionSpec& spec, const s
 
 Result<bool> Selects(const Engine& engine, const AttentionSpec& spec, int64_t context) {
   const int page_size = engine.options().page_size;
-  ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, page_size));
+  ASSIGN_OR_RETURN(const PolicyShape shape, ShapeOf(engine.options(), engine.config()));
+  ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, shape));
   for (int layer = 0; layer < engine.config().layers; ++layer) {
     if (!policy->IsDense(context / 2, layer, page_size)) return true;
   }

@@ -85,6 +85,22 @@ Result<Json> ShardJson(const Checkpoint& checkpoint, const EngineOptions& option
   return ranks;
 }
 
+// The policies, and up to which length each attends densely: by its budget, or by auto's cost model.
+Result<Json> AttentionJson(const EngineOptions& options, const ModelConfig& config) {
+  Json policies = Json::array();
+  ASSIGN_OR_RETURN(const PolicyShape shape, ShapeOf(options, config));
+  const int64_t longest = options.max_model_len > 0 ? options.max_model_len : config.max_position;
+  for (const AttentionSpec& spec : options.attention) {
+    ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, shape));
+    Json row;
+    RETURN_IF_ERROR(AddAttentionFields(spec, options.page_size, &row));
+    const int64_t dense = DenseUpTo(*policy, longest, options.page_size);
+    row["dense_up_to"] = dense == longest ? Json(nullptr) : Json(dense);
+    policies.push_back(std::move(row));
+  }
+  return policies;
+}
+
 void WriteText(const Json& json) {
   std::vector<std::vector<std::string>> table;
   for (const auto& [key, value] : json["config"].items()) {
@@ -100,6 +116,13 @@ void WriteText(const Json& json) {
   }
   WriteOut(json["model"].get<std::string>() + "\n");
   WriteTable(table);
+  WriteOut("\nattention\n");
+  std::vector<std::vector<std::string>> policies = {{"policy", "dense up to"}};
+  for (const Json& row : json["attention"]) {
+    policies.push_back({row["spec"].get<std::string>(),
+                        row["dense_up_to"].is_null() ? "any length" : row["dense_up_to"].dump() + " tokens"});
+  }
+  WriteTable(policies);
   const bool loaded = !json["memory"]["loaded"].is_null();
   WriteOut("\nshards, half-open ranges\n");
   table = {{"rank", "q_heads", "kv_heads", "ffn", "vocab", "reads", "memory"}};
@@ -135,6 +158,7 @@ Status RunInfo(const InfoFlags& flags, const Seat& seat) {
   Json json;
   json["model"] = options.model;
   json["config"] = ConfigJson(checkpoint.config);
+  ASSIGN_OR_RETURN(json["attention"], AttentionJson(options, checkpoint.config));
   ASSIGN_OR_RETURN(json["shards"], ShardJson(checkpoint, options, tp));
   json["memory"]["predicted"] = json["shards"][0]["memory"];
   json["memory"]["loaded"] = nullptr;

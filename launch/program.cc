@@ -95,6 +95,7 @@ int Dispatch(std::vector<std::string> arguments) {
   commands.push_back(AddBenchPrefill(*bench));
   commands.push_back(AddBenchDecode(*bench));
   commands.push_back(AddBenchKernels(*bench));
+  commands.push_back(AddBenchCrossover(*bench));
   commands.push_back(AddBenchServe(*bench));
   commands.push_back(AddInfo(app));
   commands.push_back(AddServe(app));

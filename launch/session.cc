@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "core/engine/policy_set.h"
 #include "core/io/file_mapping.h"
 #include "core/io/tokenizer.h"
 #include "launch/output.h"
@@ -35,6 +36,15 @@ Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(const Seat& seat, EngineOp
   }
   options.load_tokenizer = false;
   return OpenEngine(seat, std::move(options));
+}
+
+Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& config) {
+  DType dtype = config.dtype;
+  for (const std::string& name : {options.dtype, options.kv_cache_dtype}) {
+    if (name == "auto") continue;
+    ASSIGN_OR_RETURN(dtype, ParseFloatDType(name));
+  }
+  return PolicyShapeOf(config, dtype, options.page_size);
 }
 
 Status RunToEnd(Engine& engine, const std::vector<std::string>& ids, const std::function<void()>& after_step) {

@@ -10,6 +10,8 @@
 
 #include "core/base/status.h"
 #include "core/engine/engine.h"
+#include "core/model/model_config.h"
+#include "kernels/selection/policy.h"
 #include "launch/group.h"
 #include "launch/output.h"
 
@@ -20,6 +22,9 @@ namespace quire::launch {
 Result<std::unique_ptr<Engine>> OpenEngine(const Seat& seat, EngineOptions options);
 // The same for commands that need no text: a model without tokenizer files is opened without one.
 Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(const Seat& seat, EngineOptions options);
+
+// What the engine makes its policies for.
+Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& config);
 
 // Steps until nothing is left, calling after_step (may be empty) after each. On Ctrl-C or a broken stdout it cancels
 // `ids`, steps until they have ended, and returns CANCELLED.

@@ -127,7 +127,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
     decode.longest = static_cast<int32_t>(length);
     workspace = std::max(workspace, AttentionDecodeWorkspace(ctx, decode));
     const auto remembers = [&](const auto& policy) {
-      return RemembersLayer(*policy, config.layers - 1, format.page_size);
+      return policy->Declare().mass && RemembersLayer(*policy, config.layers - 1, format.page_size);
     };
     if (window == 0 && std::any_of(plan.policies.begin(), plan.policies.end(), remembers)) {
       const int64_t pages = (length + format.page_size - 1) / format.page_size;
@@ -189,7 +189,14 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       select.longest = static_cast<int32_t>(length);
       workspace = std::max(workspace, policy->SelectWorkspace(select));
       const size_t lists = static_cast<size_t>(rows) * format.kv_heads;
-      selection = std::max(selection, lists * (policy->MaxPages(max_length, format.page_size) + config.layers) * sizeof(int32_t));
+      const PageDataNeeds needs = policy->Declare();
+      const auto most = static_cast<size_t>(policy->MaxPages(max_length, format.page_size));
+      size_t bytes = lists * (most + config.layers) * sizeof(int32_t);
+      if (needs.slots) bytes += lists * most * static_cast<size_t>((format.page_size + 63) / 64) * sizeof(uint64_t);
+      if (needs.correction) {
+        bytes += sizeof(float) * (rows * plan.shard.q_heads.size() + lists * static_cast<size_t>(format.v_dim));
+      }
+      selection = std::max(selection, bytes);
     }
   }
   return workspace + selection + remembered + turned;
@@ -359,7 +366,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   }
   ASSIGN_OR_RETURN(plan.shard, ShardPlan::Create(NumbersOf(config), tp, rank));
   for (const AttentionSpec& spec : options.attention) {
-    ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, options.page_size));
+    ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, PolicyShapeOf(config, plan.cache_dtype, options.page_size)));
     if (ctx.device.kind == DeviceKind::kCuda) RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
     plan.policies.push_back(std::move(policy));
   }

@@ -12,14 +12,14 @@
 namespace quire {
 
 Executor::Executor(const Context& ctx, PageStorage storage, AttentionHistory history, SlotMaps slot_maps,
-                   Decoder decoder, Sampler sampler, int page_size)
+                   Decoder decoder, Sampler sampler, const PolicyShape& policies)
     : ctx_(ctx),
       storage_(std::move(storage)),
       history_(std::move(history)),
       slot_maps_(std::move(slot_maps)),
       decoder_(std::move(decoder)),
       sampler_(std::move(sampler)),
-      policies_(page_size) {}
+      policies_(policies) {}
 
 size_t Executor::OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab) {
   return static_cast<size_t>(limits.max_logit_rows) * static_cast<size_t>(local_vocab) * sizeof(float) +
@@ -52,8 +52,9 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
                                                  static_cast<size_t>(local_vocab) * sizeof(float),
                                                  ctx.device));
+  const PolicyShape policies = PolicyShapeOf(config, options.cache.groups.front().dtype, options.cache.page_size);
   std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(history), std::move(slot_maps),
-                                                  std::move(decoder), std::move(sampler), options.cache.page_size));
+                                                  std::move(decoder), std::move(sampler), policies));
   executor->logits_ = std::move(logits);
   executor->local_vocab_ = local_vocab;
   executor->alone_ = shard.tp == 1;

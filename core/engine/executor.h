@@ -67,7 +67,7 @@ class Executor {
   };
 
   Executor(const Context& ctx, PageStorage storage, AttentionHistory history, SlotMaps slot_maps, Decoder decoder,
-           Sampler sampler, int page_size);
+           Sampler sampler, const PolicyShape& policies);
   Status UpdateSlots(const StepPlan& plan);
   void UpdateTables(const StepPlan& plan);
   Status FillRandom(const RandomFill& fill);

@@ -9,13 +9,19 @@
 #include <utility>
 
 #include "core/base/status.h"
+#include "core/model/model_config.h"
 #include "kernels/selection/policy.h"
 
 namespace quire {
 
+// What policies are made for: the model's own numbers, not those of a rank.
+inline PolicyShape PolicyShapeOf(const ModelConfig& config, DType cache_dtype, int page_size) {
+  return {page_size, config.head_dim, config.head_dim, cache_dtype, config.q_heads / config.kv_heads};
+}
+
 class PolicySet {
  public:
-  explicit PolicySet(int page_size) : page_size_(page_size) {}
+  explicit PolicySet(const PolicyShape& shape) : shape_(shape) {}
 
   // The policy of this spec (AttentionSpec's syntax), shared with whoever else has it. INVALID_ARGUMENT as MakePolicy.
   Result<std::shared_ptr<const AttentionPolicy>> Get(const std::string& spec) {
@@ -23,7 +29,7 @@ class PolicySet {
     if (auto policy = known.lock()) return policy;
     std::erase_if(policies_, [](const auto& entry) { return entry.second.expired(); });  // nobody's any more
     ASSIGN_OR_RETURN(const AttentionSpec parsed, AttentionSpec::Parse(spec));
-    ASSIGN_OR_RETURN(auto made, MakePolicy(parsed, page_size_));
+    ASSIGN_OR_RETURN(auto made, MakePolicy(parsed, shape_));
     std::shared_ptr<const AttentionPolicy> policy = std::move(made);
     policies_[spec] = policy;
     return policy;
@@ -31,7 +37,7 @@ class PolicySet {
   size_t size() const { return policies_.size(); }
 
  private:
-  int page_size_;
+  PolicyShape shape_;
   std::map<std::string, std::weak_ptr<const AttentionPolicy>> policies_;
 };
 

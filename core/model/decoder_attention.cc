@@ -26,9 +26,14 @@ int64_t LivePages(int64_t len, int window, int page_size) {
 
 // Whether the policy keeps a history of the layer. A layer with a window attends densely to it: its older pages may be
 // gone, and policies don't know of windows.
-bool Remembers(const LayerAttention& step, const AttentionPolicy* policy) {
+bool HasHistory(const LayerAttention& step, const AttentionPolicy* policy) {
   return policy != nullptr && step.window == 0 &&
          RemembersLayer(*policy, step.layer, step.table.format.page_size);
+}
+
+// Whether it is made of the attention mass of rows.
+bool Remembers(const LayerAttention& step, const AttentionPolicy* policy) {
+  return HasHistory(step, policy) && policy->Declare().mass;
 }
 
 // Whether the policy weighs slots; in all layers then.
@@ -70,7 +75,7 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
 
 size_t AttentionRunner::scratch_bytes() const {
   return workspace_.size() + selection_memory_.size() + counts_memory_.size() + group_send_.size() + group_all_.size() +
-         group_q_.size() + turned_.size() + mass_.size() + lse_.size();
+         group_q_.size() + turned_.size() + mass_.size() + lse_.size() + masks_.size() + correction_.size();
 }
 
 Status AttentionRunner::BeginStep(const DecoderRows& rows) {
@@ -392,7 +397,7 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   params.pages = step.pages;
   params.table = step.table;
   params.scale = scale_;
-  if (run.remembers) {
+  if (HasHistory(step, run.policy)) {
     histories_.clear();
     for (int row = run.begin; row < run.end; ++row) histories_.push_back(rows.history[row][step.layer]);
     params.history = histories_.data();
@@ -409,6 +414,19 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   counted_runs_.push_back({run.begin, run.end, counts_used_, BlockBytes(step.table.format)});
   counts_used_ += lists;
   selection_.max_pages = max_pages;
+  const PageDataNeeds needs = run.policy->Declare();
+  if (needs.slots) {
+    selection_.mask_words = (step.table.format.page_size + 63) / 64;
+    RETURN_IF_ERROR(masks_.Reserve(lists * static_cast<size_t>(max_pages * selection_.mask_words) * sizeof(uint64_t)));
+    selection_.slot_mask = masks_.As<uint64_t>();
+  }
+  if (needs.correction) {
+    const auto alphas = static_cast<size_t>(params.rows) * static_cast<size_t>(q_heads_);
+    const auto means = lists * static_cast<size_t>(step.table.format.v_dim);
+    RETURN_IF_ERROR(correction_.Reserve((alphas + means) * sizeof(float)));
+    selection_.alpha = correction_.As<float>();
+    selection_.v_mean = selection_.alpha + alphas;
+  }
   RETURN_IF_ERROR(workspace_.Reserve(run.policy->SelectWorkspace(params), ctx_.device));
   run.policy->Select(ctx_, params, selection_, workspace_.As<void>());
   if (counts_pages_) {
@@ -457,6 +475,8 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
   params.q = group_q_.As<float>();
   params.q_stride = group_width;
   params.q_heads = static_cast<int>(group_width / head_dim_);
+  for (int r = first; r < rank_; ++r) params.first_head += static_cast<int>(replicated_[r].q_heads.size());
+  params.heads = q_heads_;
   return OkStatus();
 }
 

@@ -113,6 +113,8 @@ class AttentionRunner {
   GrowBuffer counts_memory_;
   HostBuffer counts_on_host_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
+  GrowBuffer masks_;                    // of selection_, [rows][kv_heads][max_pages][words]
+  GrowBuffer correction_;               // of selection_: alpha [rows][q_heads], v_mean [rows][kv_heads][head_dim]
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
   GrowBuffer mass_;                     // [rows][kv_heads][pages or slots]
   GrowBuffer lse_;                      // [rows][q_heads], of prompts and of rows that remember by slots

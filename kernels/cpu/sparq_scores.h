@@ -22,15 +22,29 @@ struct SparqScoreParams {
   float* max = nullptr;  // [heads][pages], head stride head_stride: the page's largest score; −inf where nothing is
   float* sum = nullptr;  // the same: Σ exp(score − max); NaN if a score is, and for no words at all
   int64_t head_stride = 0;
+  // The tokens' own scores, nullable: [heads][pages * page_size], stride scores_stride; −inf for a page that isn't there.
+  float* scores = nullptr;
+  int64_t scores_stride = 0;
 };
 
 // score = Σ_i q_i · k_i over the words in order, f32. Slots are summed in blocks of 16, so bits don't depend on the
 // vectors' width. Bytes: pages * page_size * num_words * 4. Not threaded: callers cut the pages.
 void SparqScores(const SparqScoreParams& params);
 
-// From max and sum of one KV head's pages ([heads][pages], stride head_stride; sum is overwritten): scores[page] = Σ
-// over the heads of the page's share of the head's softmax over all pages. NaN where sum is; such pages are in no
-// softmax.
-void SparqMerge(const float* max, float* sum, int heads, int pages, int64_t head_stride, float* scores);
+// A head's softmax over all tokens: exp(score − max) · share is a token's weight.
+struct SparqSoftmax {
+  float max = 0;
+  float share = 0;
+};
+
+// From max and sum of one KV head's pages ([heads][pages], stride head_stride): sum becomes the page's share of the head's
+// softmax over all pages, and scores[page] = Σ of it over the heads. NaN where sum is; such pages are in no softmax.
+// softmax: [heads], nullable.
+void SparqMerge(const float* max, float* sum, int heads, int pages, int64_t head_stride, float* scores,
+                SparqSoftmax* softmax = nullptr);
+
+// Tokens' scores ([heads][count], stride `stride`) become their weights in each head's softmax, and weights[token] = Σ of
+// them over the heads.
+void SparqWeigh(float* scores, int heads, int64_t count, int64_t stride, const SparqSoftmax* softmax, float* weights);
 
 }  // namespace quire

@@ -17,6 +17,7 @@
 #include "kernels/cpu/top_k.h"
 #include "kernels/selection/page_policy.h"
 #include "kernels/selection/policies.h"
+#include "kernels/selection/reuse.h"
 
 namespace quire {
 namespace {
@@ -199,7 +200,8 @@ PolicyInfo HierarchicalPolicyInfo() {
       "2·n/(16·page_size) vectors of group metadata, keep·2·n/page_size of page metadata, token_budget vectors of K "
       "and of V",
       std::string(kPageOptions).append(kReduceOption) +
-          ", keep (share of groups whose pages are scored, 0.001 to 1; default 0.25)"};
+          ", keep (share of groups whose pages are scored, 0.001 to 1; default 0.25), reuse (steps that a selection is "
+          "used for, 1 to 64: made at positions that it divides, with all pages born since; default 1)"};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOptions& options, int page_size) {
@@ -208,8 +210,12 @@ Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOpti
   RETURN_IF_ERROR(PageOptions::ReadReduce(&reader, &page_options.reduce));
   double keep = 0.25;
   RETURN_IF_ERROR(reader.Number("keep", 0.001, 1, &keep));
+  int64_t reuse = 1;
+  RETURN_IF_ERROR(reader.Integer("reuse", 1, 64, &reuse));
   RETURN_IF_ERROR(reader.Finish());
-  return std::unique_ptr<AttentionPolicy>(std::make_unique<HierarchicalPolicy>(page_options, page_size, keep));
+  std::unique_ptr<AttentionPolicy> policy = std::make_unique<HierarchicalPolicy>(page_options, page_size, keep);
+  if (reuse > 1) policy = std::make_unique<ReusingPolicy>(std::move(policy), static_cast<int>(reuse));
+  return policy;
 }
 
 }  // namespace quire

@@ -10,7 +10,11 @@
 namespace quire {
 
 using PolicyOptions = std::map<std::string, std::string>;
-using PolicyMaker = Result<std::unique_ptr<AttentionPolicy>> (*)(const PolicyOptions& options, int page_size);
+// Makers that need no more of the shape take the page size.
+using PolicyMaker = Result<std::unique_ptr<AttentionPolicy>> (*)(const PolicyOptions& options, const PolicyShape& shape);
+
+PolicyInfo AutoPolicyInfo();
+Result<std::unique_ptr<AttentionPolicy>> MakeAutoPolicy(const PolicyOptions& options, const PolicyShape& shape);
 
 PolicyInfo DensePolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeDensePolicy(const PolicyOptions& options, int page_size);
@@ -25,7 +29,7 @@ PolicyInfo HybridPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeHybridPolicy(const PolicyOptions& options, int page_size);
 
 PolicyInfo SparqPolicyInfo();
-Result<std::unique_ptr<AttentionPolicy>> MakeSparqPolicy(const PolicyOptions& options, int page_size);
+Result<std::unique_ptr<AttentionPolicy>> MakeSparqPolicy(const PolicyOptions& options, const PolicyShape& shape);
 
 PolicyInfo SwaPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeSwaPolicy(const PolicyOptions& options, int page_size);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "core/base/context.h"
+#include "core/base/dtype.h"
 #include "core/base/status.h"
 #include "kernels/page_table.h"
 #include "kernels/selection.h"
@@ -29,12 +30,28 @@ struct AttentionSpec {
   bool operator==(const AttentionSpec&) const = default;
 };
 
+// What a policy may know of the model and the cache when it is made: the same on all ranks, whatever part each holds.
+struct PolicyShape {
+  int page_size = 16;
+  int k_dim = 128;
+  int v_dim = 128;
+  DType dtype = DType::kBF16;  // of the cache
+  int query_group = 4;         // query heads of a KV head, in the whole model
+
+  int64_t TokenBytes() const { return int64_t{k_dim + v_dim} * ElementSize(dtype); }        // K and V, of a KV head
+  int64_t MetadataBytes() const { return int64_t{2} * k_dim * ElementSize(dtype); }         // min and max of a page
+  bool operator==(const PolicyShape&) const = default;
+};
+
 // Page data a policy reads; the engine keeps the union over the policies that requests may use.
 struct PageDataNeeds {
   bool min_max = false;  // LayerPages::meta and over
   int history = 0;       // floats that it remembers per (sequence, layer, KV head, logical page); 0: none
   int history_rows = 0;  // of a prefill chunk, the last so many rows are shown to Remember; 0: all
   bool queries = true;   // Select looks at them; if not, ranks that share a KV head needn't gather its group's
+  bool mass = true;      // the history is made by Remember, of attention mass; if not, Select makes it itself
+  bool slots = false;       // Select fills SelectionView::slot_mask
+  bool correction = false;  // Select fills SelectionView::alpha and v_mean
   bool slot_map = false;  // an evicting policy that weighs its slots: it has a SlotMap a sequence and layer
 };
 
@@ -81,7 +98,12 @@ struct SelectParams {
   LayerPages pages;
   PageTableView table;
   float scale = 0;  // of q·k before the softmax; 0: 1 / √k_dim
-  const PageHistory* history = nullptr;  // [rows] this layer's, of the row's sequence; null unless declared
+  const PageHistory* history = nullptr;  // [rows] this layer's, of the row's sequence; null unless declared. Select may
+                                         // write their values where Remember makes none
+  // Of the q_heads, those whose alpha the caller wants: [first_head, first_head + heads). heads 0: all. Ranks that share a
+  // KV head see its whole group, and attend with a part of it.
+  int first_head = 0;
+  int heads = 0;
   // At least the longest row_len; 0: whoever asks looks into row_len. Given where the arrays are a GPU's.
   int32_t longest = 0;
 };
@@ -154,6 +176,11 @@ bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size);
 
 // INVALID_ARGUMENT for an unknown name, an unknown option or a value out of range (the sentence lists what there is);
 // e.g. a budget smaller than sinks + recent + one page at this page size. "dense" gives a policy whose IsDense is always true.
+// With a page size alone, the rest of the shape is PolicyShape's own: enough to tell whether a spec is right.
+Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, const PolicyShape& shape);
 Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, int page_size);
+
+// The longest length, up to `longest`, at which the policy attends densely in every layer: 0 ≤ it ≤ longest.
+int64_t DenseUpTo(const AttentionPolicy& policy, int64_t longest, int page_size);
 
 }  // namespace quire

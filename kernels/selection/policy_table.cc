@@ -14,18 +14,24 @@ struct Row {
   PolicyMaker make;
 };
 
+template <Result<std::unique_ptr<AttentionPolicy>> (*Make)(const PolicyOptions&, int)>
+Result<std::unique_ptr<AttentionPolicy>> OfPageSize(const PolicyOptions& options, const PolicyShape& shape) {
+  return Make(options, shape.page_size);
+}
+
 const std::vector<Row>& Rows() {
   static const std::vector<Row> rows = {
-      {DensePolicyInfo(), MakeDensePolicy},
-      {QuestPolicyInfo(), MakeQuestPolicy},
-      {HierarchicalPolicyInfo(), MakeHierarchicalPolicy},
-      {HybridPolicyInfo(), MakeHybridPolicy},
+      {DensePolicyInfo(), OfPageSize<MakeDensePolicy>},
+      {QuestPolicyInfo(), OfPageSize<MakeQuestPolicy>},
+      {HierarchicalPolicyInfo(), OfPageSize<MakeHierarchicalPolicy>},
+      {HybridPolicyInfo(), OfPageSize<MakeHybridPolicy>},
       {SparqPolicyInfo(), MakeSparqPolicy},
-      {SwaPolicyInfo(), MakeSwaPolicy},
-      {StreamingPolicyInfo(), MakeStreamingPolicy},
-      {H2oPolicyInfo(), MakeH2oPolicy},
-      {TovaPolicyInfo(), MakeTovaPolicy},
-      {TopPPolicyInfo(), MakeTopPPolicy},
+      {SwaPolicyInfo(), OfPageSize<MakeSwaPolicy>},
+      {StreamingPolicyInfo(), OfPageSize<MakeStreamingPolicy>},
+      {H2oPolicyInfo(), OfPageSize<MakeH2oPolicy>},
+      {TovaPolicyInfo(), OfPageSize<MakeTovaPolicy>},
+      {TopPPolicyInfo(), OfPageSize<MakeTopPPolicy>},
+      {AutoPolicyInfo(), MakeAutoPolicy},
   };
   return rows;
 }
@@ -107,11 +113,29 @@ bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size) {
   return policy.Declare().history > 0 && !policy.IsDense(std::numeric_limits<int64_t>::max(), layer, page_size);
 }
 
+int64_t DenseUpTo(const AttentionPolicy& policy, int64_t longest, int page_size) {
+  constexpr int kLastLayer = std::numeric_limits<int>::max();  // dense layers are the first ones
+  int64_t dense = 0, sparse = longest + 1;                     // policies that are dense at a length are so below it
+  while (sparse - dense > 1) {
+    const int64_t middle = dense + (sparse - dense) / 2;
+    (policy.IsDense(middle, kLastLayer, page_size) ? dense : sparse) = middle;
+  }
+  return dense;
+}
+
 Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, int page_size) {
-  if (page_size < 1) return InvalidArgument("page size " + std::to_string(page_size) + " is below 1; use 16, 32 or 64");
+  PolicyShape shape;
+  shape.page_size = page_size;
+  return MakePolicy(spec, shape);
+}
+
+Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, const PolicyShape& shape) {
+  if (shape.page_size < 1) {
+    return InvalidArgument("page size " + std::to_string(shape.page_size) + " is below 1; use 16, 32 or 64");
+  }
   std::string names;
   for (const Row& row : Rows()) {
-    if (row.info.name == spec.name) return row.make(spec.options, page_size);
+    if (row.info.name == spec.name) return row.make(spec.options, shape);
     names += (names.empty() ? "" : ", ") + std::string(row.info.name);
   }
   return InvalidArgument("unknown attention policy '" + spec.name + "'; there are " + names);

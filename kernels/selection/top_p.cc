@@ -223,6 +223,9 @@ Result<std::unique_ptr<AttentionPolicy>> MakeTopPPolicy(const PolicyOptions& opt
   inner.options["budget_share"] = std::to_string(loose);
   auto made = MakePolicy(inner, page_size);
   if (!made.ok()) return made.status().WithContext("attention policy 'top-p'");
+  if (const PageDataNeeds needs = (*made)->Declare(); needs.slots || needs.correction) {
+    return InvalidArgument("attention policy 'top-p': its selector chooses whole pages; leave out level and v_mean");
+  }
   // What is forced is as the selector has it.
   PolicyOptions shared;
   for (const char* name : {"token_budget", "sink_tokens", "recent_tokens", "dense_layers", "budget_share"}) {

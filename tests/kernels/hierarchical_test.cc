@@ -108,5 +108,96 @@ TEST(Hierarchical, APageFarAboveOthersIsFoundInWhicheverGroup) {
   }
 }
 
+// Steps of one sequence from `begin` to `end` tokens, with a history that lives as long.
+struct ReuseRun {
+  ReuseRun(const SelectParams& params, const AttentionPolicy& policy) : p(params), policy(policy) {
+    values.assign(static_cast<size_t>(p.table.format.kv_heads) * 4096, 0.0f);
+  }
+  Selected At(int length) {
+    const PageHistory history{values.data(), 4096, p.table.format.kv_heads,
+                              (length + p.table.format.page_size - 1) / p.table.format.page_size, 1};
+    const std::vector<int32_t> lengths = {length};
+    p.row_len = lengths.data();
+    p.history = &history;
+    return Select(policy, p, 2);
+  }
+  SelectParams p;
+  const AttentionPolicy& policy;
+  std::vector<float> values;
+};
+
+TEST(Reuse, PagesAreThoseOfTheLastPositionThatTheStepsDivideAndAllBornSince) {
+  for (const int page_size : {1, 3, 16}) {
+    for (const int steps : {2, 4, 7}) {
+      const int longest = 60 * page_size + 40, begin = 50 * page_size + 1;
+      PagedCache cache(DType::kF32, page_size, 2, 16, 16, {longest}, 1, true);
+      cache.Fill(TwoThreads());
+      Step step(cache, 4, {0}, {longest}, 2);
+      const std::string spec = "hierarchical:keep=0.3:token_budget=" + std::to_string(20 * page_size);
+      const auto every = Make(spec, page_size), some = Make(spec + ":reuse=" + std::to_string(steps), page_size);
+      EXPECT_EQ(some->Declare().history, 1);
+      EXPECT_FALSE(some->Declare().mass);
+      ReuseRun run(step.p, *some);
+      std::vector<int32_t> last[2];
+      int last_pages = 0, reused = 0;
+      for (int length = begin; length <= longest; ++length) {
+        // A query of its own at each step.
+        const std::vector<float> q = RandomFloats(4 * 16, static_cast<uint64_t>(length));
+        step.p.q = run.p.q = q.data();
+        const std::vector<int32_t> lengths = {length};
+        step.p.row_len = lengths.data();
+        const Selected got = run.At(length), fresh = Select(*every, step.p, 1);
+        const int pages = (length + page_size - 1) / page_size;
+        const bool selects = length == begin || (length - 1) % steps == 0;
+        for (size_t head = 0; head < 2; ++head) {
+          if (selects) last[head] = fresh.List(head);
+          std::vector<int32_t> want = last[head];
+          for (int page = selects ? pages : last_pages; page < pages; ++page) want.push_back(page);
+          EXPECT_EQ(got.List(head), want) << "length " << length << " KV head " << head;
+          reused += got.List(head) != fresh.List(head);
+          EXPECT_LE(got.counts[head], some->MaxPages(length, page_size));
+        }
+        if (selects) last_pages = pages;
+      }
+      EXPECT_GT(reused, 10);
+    }
+  }
+}
+
+// Rows that select and rows that don't in one batch, with a row that has just begun.
+TEST(Reuse, RowsOfABatchGoTheirOwnWays) {
+  PagedCache cache(DType::kF32, 4, 2, 16, 16, {300, 302, 300, 200}, 1, true);
+  cache.Fill(TwoThreads());
+  const auto policy = Make("hierarchical:token_budget=64:reuse=4", 4);
+  Step batch(cache, 4, {0, 1, 2, 3}, {300, 302, 300, 201 - 1}, 2);
+  std::vector<std::vector<float>> values(4, std::vector<float>(2 * 100));
+  const auto histories = [&](std::vector<std::vector<float>>& v, const std::vector<int>& lengths) {
+    std::vector<PageHistory> h;
+    for (size_t i = 0; i < v.size(); ++i) h.push_back({v[i].data(), 100, 2, (lengths[i] + 3) / 4, 1});
+    return h;
+  };
+  // Rows 0 and 1 have selected before, at lengths that 4 divides or as their first; the others have not.
+  const std::vector<int> before = {298, 301, 0, 0}, now = {300, 302, 300, 200};
+  const auto alone = [&](std::vector<std::vector<float>>& v, int row, int length) {
+    Step one(cache, 4, {row}, {length}, 2);
+    one.p.q = batch.q.data() + row * batch.p.q_stride;
+    const std::vector<PageHistory> h = {{v[static_cast<size_t>(row)].data(), 100, 2, (length + 3) / 4, 1}};
+    one.p.history = h.data();
+    return Select(*policy, one.p, 1);
+  };
+  for (int row = 0; row < 2; ++row) alone(values, row, before[static_cast<size_t>(row)]);
+  auto copy = values;
+  const auto h = histories(values, now);
+  batch.p.history = h.data();
+  const Selected all = Select(*policy, batch.p, 2);
+  for (int row = 0; row < 4; ++row) {
+    const Selected one = alone(copy, row, now[static_cast<size_t>(row)]);
+    for (size_t head = 0; head < 2; ++head) {
+      EXPECT_EQ(all.List(static_cast<size_t>(row) * 2 + head), one.List(head)) << row;
+    }
+  }
+  EXPECT_EQ(values, copy);
+}
+
 }  // namespace
 }  // namespace quire

@@ -31,7 +31,7 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   EXPECT_EQ(Refusal("dense", 16), "");
   EXPECT_EQ(Refusal("quest", 16), "");
   EXPECT_NE(Refusal("quests", 16).find("there are dense, quest, hierarchical, hybrid, sparq, swa, streaming, h2o, tova, "
-                                       "top-p"),
+                                       "top-p, auto"),
             std::string::npos);
   EXPECT_NE(Refusal("quest:budget=5", 16).find("has no option 'budget'"), std::string::npos);
   EXPECT_NE(Refusal("dense:token_budget=64", 16).find("it takes none"), std::string::npos);
@@ -47,9 +47,21 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   for (const char* keep : {"0", "-1", "1.5", "nan", "inf", "0.5x", "x", "1e-9"}) {
     EXPECT_NE(Refusal(std::string("hierarchical:keep=") + keep, 16).find("0.001 to 1"), std::string::npos) << keep;
   }
+  EXPECT_EQ(Refusal("hierarchical:reuse=1", 16), "");
+  EXPECT_EQ(Refusal("hierarchical:reuse=64", 16), "");
+  for (const char* reuse : {"0", "65", "-4", "x"}) {
+    EXPECT_NE(Refusal(std::string("hierarchical:reuse=") + reuse, 16).find("1 to 64"), std::string::npos) << reuse;
+  }
+  EXPECT_NE(Refusal("quest:reuse=4", 16).find("has no option 'reuse'"), std::string::npos);
   EXPECT_NE(Refusal("hybrid:channels=0", 16), "");
   EXPECT_EQ(Refusal("sparq:channels=16", 16), "");
   EXPECT_NE(Refusal("sparq:channels=0", 16), "");
+  EXPECT_EQ(Refusal("sparq:level=token:v_mean=on:token_budget=12", 16), "");
+  EXPECT_NE(Refusal("sparq:level=tokens", 16).find("page, token"), std::string::npos);
+  EXPECT_NE(Refusal("sparq:v_mean=yes", 16).find("on, off"), std::string::npos);
+  EXPECT_NE(Refusal("sparq:level=token:token_budget=20:sink_tokens=10:recent_tokens=10", 16), "");
+  EXPECT_NE(Refusal("top-p:selector=sparq:level=token", 16).find("'top-p'"), std::string::npos);
+  EXPECT_NE(Refusal("top-p:selector=sparq:v_mean=on", 16).find("'top-p'"), std::string::npos);
   EXPECT_NE(Refusal("sparq:group_reduce=max", 16).find("has no option 'group_reduce'"), std::string::npos);
   for (const char* rows : {"0", "65", "-1", "2.5", "x"}) {
     EXPECT_NE(Refusal(std::string("swa:rows=") + rows, 16).find("1 to 64"), std::string::npos) << rows;

@@ -21,19 +21,43 @@ namespace quire::testing {
 
 struct Selected {
   std::vector<int32_t> pages, counts;
+  std::vector<uint64_t> masks;       // where the policy selects slots
+  std::vector<float> alpha, v_mean;  // where it corrects
   SelectionView view;
+  int page_size = 0;
+  // The tokens of a list with masks.
+  std::vector<int32_t> Tokens(size_t list) const {
+    std::vector<int32_t> tokens;
+    const auto first = static_cast<int64_t>(list) * view.max_pages;
+    for (int64_t i = 0; i < counts[list]; ++i) {
+      for (int slot = 0; slot < page_size; ++slot) {
+        const uint64_t word = masks[static_cast<size_t>((first + i) * view.mask_words + slot / 64)];
+        if ((word >> (slot % 64) & 1) != 0) tokens.push_back(pages[static_cast<size_t>(first + i)] * page_size + slot);
+      }
+    }
+    return tokens;
+  }
   std::vector<int32_t> List(size_t list) const {
     const auto begin = pages.begin() + static_cast<int64_t>(list) * view.max_pages;
     return {begin, begin + counts[list]};
   }
 };
 
-inline std::unique_ptr<AttentionPolicy> Make(const std::string& spec, int page_size) {
+inline std::unique_ptr<AttentionPolicy> Make(const std::string& spec, const PolicyShape& shape) {
   auto parsed = AttentionSpec::Parse(spec);
   EXPECT_TRUE(parsed.ok()) << parsed.status().ToString();
-  auto policy = MakePolicy(*parsed, page_size);
+  auto policy = MakePolicy(*parsed, shape);
   EXPECT_TRUE(policy.ok()) << policy.status().ToString();
   return std::move(policy).value();
+}
+inline std::unique_ptr<AttentionPolicy> Make(const std::string& spec, int page_size) {
+  PolicyShape shape;
+  shape.page_size = page_size;
+  return Make(spec, shape);
+}
+inline PolicyShape ShapeOf(const SelectParams& p) {
+  const PageFormat& f = p.table.format;
+  return {f.page_size, f.k_dim, f.v_dim, f.dtype, p.q_heads / f.kv_heads};
 }
 
 // A page's entry in a row's history, all of the policy's floats the same.
@@ -76,6 +100,19 @@ inline Selected Select(const AttentionPolicy& policy, SelectParams p, int thread
   s.view.max_pages = policy.MaxPages(longest, p.table.format.page_size);
   s.pages.assign(static_cast<size_t>(p.rows * p.table.format.kv_heads * s.view.max_pages), -7);
   s.counts.assign(static_cast<size_t>(p.rows * p.table.format.kv_heads), -7);
+  const PageDataNeeds needs = policy.Declare();
+  s.page_size = p.table.format.page_size;
+  if (needs.slots) {
+    s.view.mask_words = (s.page_size + 63) / 64;
+    s.masks.assign(s.pages.size() * static_cast<size_t>(s.view.mask_words), ~uint64_t{0});
+    s.view.slot_mask = s.masks.data();
+  }
+  if (needs.correction) {
+    s.alpha.assign(static_cast<size_t>(p.rows * (p.heads > 0 ? p.heads : p.q_heads)), std::nanf(""));
+    s.v_mean.assign(s.counts.size() * static_cast<size_t>(p.table.format.v_dim), std::nanf(""));
+    s.view.alpha = s.alpha.data();
+    s.view.v_mean = s.v_mean.data();
+  }
   s.view.pages = s.pages.data();
   s.view.counts = s.counts.data();
   auto workspace = Buffer::Create(policy.SelectWorkspace(p));

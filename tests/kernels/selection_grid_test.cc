@@ -95,13 +95,48 @@ void CheckHybrid(const Case& c, const Step& step) {
 void CheckSparq(const Case& c, const Step& step) {
   const std::string channels = c.channels > 0 ? ":channels=" + std::to_string(c.channels) : "";
   const int taken = c.channels > 0 ? std::min(c.channels, c.dim) : 32;
-  const Selected s = Select(*Make(c.Budget("sparq") + channels, c.page_size), step.p, 2);
+  const int tokens = c.budget * c.page_size, group = c.q_heads / c.kv_heads;
+  const Selected s = Select(*Make(c.Budget("sparq") + channels + ":v_mean=on", ShapeOf(step.p)), step.p, 2);
+  const Selected t =
+      Select(*Make(c.Budget("sparq") + channels + ":level=token:v_mean=on", ShapeOf(step.p)), step.p, 2);
   ForLists(c, s, [&](int row, int h, const std::vector<int32_t>& list) {
     SCOPED_TRACE("sparq" + channels);
+    const int length = c.lens[static_cast<size_t>(row)];
+    const auto weights = reference::SparqWeights(step.p, row, h, taken);
+    std::vector<double> by_token(static_cast<size_t>(length));
+    std::vector<double> by_page(static_cast<size_t>((length + c.page_size - 1) / c.page_size));
+    for (const std::vector<double>& head : weights) {
+      for (size_t i = 0; i < head.size(); ++i) {
+        by_token[i] += head[i];
+        by_page[i / static_cast<size_t>(c.page_size)] += head[i];
+      }
+    }
     // Of the shares' logarithms, as rounding errs by a part of each.
-    std::vector<double> scores = reference::SparqScores(step.p, row, h, taken);
-    for (double& score : scores) score = std::log(score);
-    CheckList(list, scores, c.lens[static_cast<size_t>(row)], c.page_size, c.budget, 1, 1, 1e-4);
+    for (double& score : by_page) score = std::log(score);
+    for (double& score : by_token) score = std::log(score);
+    CheckList(list, by_page, length, c.page_size, c.budget, 1, 1, 1e-4);
+    const size_t index = static_cast<size_t>(row * c.kv_heads + h);
+    const std::vector<int32_t> chosen = t.Tokens(index);
+    CheckList(chosen, by_token, length, 1, tokens, std::min(c.page_size, tokens / 4), tokens / 4, 1e-4);
+    // α is what of each head's weights is read; the mean of V is over all tokens.
+    for (int g = 0; g < group; ++g) {
+      const std::vector<double>& head = weights[static_cast<size_t>(g)];
+      double in_tokens = 0, in_pages = 0;
+      for (const int32_t token : chosen) in_tokens += head[static_cast<size_t>(token)];
+      const std::set<int32_t> pages(list.begin(), list.end());
+      for (size_t i = 0; i < head.size(); ++i) {
+        if (pages.contains(static_cast<int32_t>(i) / c.page_size)) in_pages += head[i];
+      }
+      const size_t q_head = static_cast<size_t>(row * c.q_heads + h * group + g);
+      EXPECT_NEAR(s.alpha[q_head], in_pages, 1e-4) << g;
+      EXPECT_NEAR(t.alpha[q_head], in_tokens, 1e-4) << g;
+    }
+    const std::vector<double> mean = reference::MeanOfV(step.p, row, h);
+    for (size_t i = 0; i < mean.size(); ++i) {
+      const size_t at = index * mean.size() + i;
+      EXPECT_NEAR(s.v_mean[at], mean[i], 1e-5) << i;
+      EXPECT_EQ(t.v_mean[at], s.v_mean[at]);
+    }
   });
 }
 

@@ -158,5 +158,131 @@ TEST(Sparq, RunsThatDontFillLinesCountWholeLines) {
   }
 }
 
+TEST(Sparq, TokensAreListedByTheirPagesAndSlots) {
+  for (const int page_size : {1, 7, 16, 100}) {  // of more than one word of mask
+    PagedCache cache(DType::kF32, page_size, 2, 16, 16, {777, 40}, 1);
+    cache.Fill(TwoThreads());
+    Step step(cache, 4, {0, 1}, {777, 40}, 2);
+    const auto policy = Make("sparq:level=token:token_budget=61:recent_tokens=5:sink_tokens=3", page_size);
+    EXPECT_TRUE(policy->Declare().slots);
+    EXPECT_EQ(policy->MaxPages(100000, page_size), 61);
+    EXPECT_TRUE(policy->IsDense(61, 5, page_size));
+    EXPECT_FALSE(policy->IsDense(62, 5, page_size));
+    const Selected s = Select(*policy, step.p, 2);
+    for (size_t list = 0; list < 4; ++list) {
+      const std::vector<int32_t> tokens = s.Tokens(list), pages = s.List(list);
+      EXPECT_EQ(tokens.size(), list < 2 ? 61u : 40u);
+      EXPECT_TRUE(std::is_sorted(pages.begin(), pages.end()));
+      std::set<int32_t> of_tokens;
+      for (const int32_t token : tokens) of_tokens.insert(token / page_size);
+      EXPECT_EQ(std::vector<int32_t>(of_tokens.begin(), of_tokens.end()), pages);  // no page without a token
+      const int length = list < 2 ? 777 : 40;
+      for (const int forced : {0, 1, 2, length - 5, length - 1}) {
+        EXPECT_TRUE(std::binary_search(tokens.begin(), tokens.end(), forced)) << forced;
+      }
+    }
+    EXPECT_EQ(Select(*policy, step.p, 1).masks, s.masks);
+  }
+}
+
+TEST(Sparq, ATokenOfNanIsNotChosenAndNeitherIsAFreedPage) {
+  PagedCache cache(DType::kF32, 16, 1, 16, 16, {16 * 12}, 1);
+  cache.Fill(TwoThreads());
+  Step step(cache, 2, {0}, {16 * 12}, 2);
+  cache.PoisonSlot(0, 16 * 5 + 3);
+  std::vector<int32_t> ids;
+  for (int page = 0; page < 12; ++page) ids.push_back(cache.PageId(0, page));
+  ids[7] = -1;
+  step.p.table.page_ids = ids.data();
+  for (const char* spec : {"sparq:level=token:token_budget=170:v_mean=on", "sparq:token_budget=176:v_mean=on"}) {
+    const Selected s = Select(*Make(spec, ShapeOf(step.p)), step.p, 1);
+    for (const int32_t page : s.List(0)) EXPECT_NE(page, 7);
+    if (!s.masks.empty()) {
+      for (const int32_t token : s.Tokens(0)) EXPECT_NE(token, 16 * 5 + 3);
+    }
+    for (const float alpha : s.alpha) EXPECT_TRUE(alpha > 0.5f && alpha <= 1) << alpha;
+  }
+}
+
+TEST(Sparq, TheMeanOfVIsOnForHeadsOfTheirOwnOnly) {
+  const PolicyShape own{16, 64, 64, DType::kBF16, 1}, grouped{16, 64, 64, DType::kBF16, 3};
+  EXPECT_TRUE(Make("sparq", own)->Declare().correction);
+  EXPECT_EQ(Make("sparq", own)->Declare().history, 65);
+  EXPECT_FALSE(Make("sparq", own)->Declare().mass);
+  EXPECT_FALSE(Make("sparq", grouped)->Declare().correction);
+  EXPECT_EQ(Make("sparq", grouped)->Declare().history, 0);
+  EXPECT_FALSE(Make("sparq:v_mean=off", own)->Declare().correction);
+  EXPECT_TRUE(Make("sparq:v_mean=on", grouped)->Declare().correction);
+}
+
+// The history that a step leaves is that of the cache, however many steps made it, and whatever was there before a fork
+// or a truncation.
+TEST(Sparq, SumsOfVFollowFromTheCacheAlone) {
+  constexpr int kPage = 8, kLength = 100;
+  PagedCache cache(DType::kBF16, kPage, 2, 16, 16, {kLength}, 1);
+  cache.Fill(TwoThreads());
+  Step step(cache, 2, {0}, {kLength}, 2);
+  const auto policy = Make("sparq:token_budget=32:v_mean=on", ShapeOf(step.p));
+  const int width = policy->Declare().history, pages = (kLength + kPage - 1) / kPage;
+  const auto fresh = [&] { return std::vector<float>(static_cast<size_t>(2 * pages * width)); };
+  const auto select = [&](std::vector<float>& values, int length) {
+    const PageHistory history{values.data(), int64_t{pages} * width, 2, (length + kPage - 1) / kPage, width};
+    const std::vector<int32_t> lengths = {length};
+    SelectParams p = step.p;
+    p.row_len = lengths.data();
+    p.history = &history;
+    return Select(*policy, p, 1).v_mean;
+  };
+  std::vector<float> at_once = fresh(), step_by_step = fresh();
+  const std::vector<float> mean = select(at_once, kLength);
+  for (int length = 40; length < kLength; ++length) select(step_by_step, length);
+  EXPECT_EQ(select(step_by_step, kLength), mean);
+  EXPECT_EQ(step_by_step, at_once);
+  const std::vector<double> expected = reference::MeanOfV(step.p, 0, 1);
+  for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(mean[16 + c], expected[c], 1e-6);
+
+  // A fork, then a truncation into a page that was full, then other tokens there.
+  std::vector<float> child = fresh();
+  PageHistory from{at_once.data(), int64_t{pages} * width, 2, pages, width};
+  PageHistory to{child.data(), int64_t{pages} * width, 2, 0, width};
+  policy->Fork(from, &to);
+  EXPECT_EQ(child, at_once);
+  policy->Truncate(61, kPage, &to);
+  EXPECT_EQ(to.pages, 8);
+  const int32_t seq = 0;
+  std::vector<float> k(32, 1.0f), v(32, 5.0f);
+  for (int32_t pos = 61; pos < kLength; ++pos) {
+    KvAppend(TwoThreads(), {.pages = cache.pages(),
+                            .table = cache.table(),
+                            .k = k.data(),
+                            .k_stride = 32,
+                            .v = v.data(),
+                            .v_stride = 32,
+                            .row_seq = &seq,
+                            .row_pos = &pos,
+                            .rows = 1});
+  }
+  std::vector<float> other = fresh();
+  EXPECT_NE(select(other, kLength), mean);
+  EXPECT_EQ(select(child, kLength), select(other, kLength));
+  EXPECT_EQ(child, other);
+}
+
+// Where ranks share a KV head each sees the whole group, and takes the factors of its own heads.
+TEST(Sparq, FactorsAreThoseOfTheHeadsThatAttend) {
+  PagedCache cache(DType::kF32, 4, 1, 16, 16, {100}, 1);
+  cache.Fill(TwoThreads());
+  Step step(cache, 6, {0, 0}, {100, 77}, 2);
+  const auto policy = Make("sparq:token_budget=32:v_mean=on", ShapeOf(step.p));
+  const Selected all = Select(*policy, step.p, 1);
+  step.p.first_head = 2;
+  step.p.heads = 3;
+  const Selected part = Select(*policy, step.p, 1);
+  EXPECT_EQ(part.pages, all.pages);
+  for (size_t row = 0; row < 2; ++row) {
+    for (size_t h = 0; h < 3; ++h) EXPECT_EQ(part.alpha[row * 3 + h], all.alpha[row * 6 + 2 + h]);
+  }
+}
+
 }  // namespace
 }  // namespace quire

@@ -272,6 +272,12 @@ TEST(BadInput, EvalAndBench) {
         {"bench", "prefill", "--model", model, "--lengths", "0"},
         {"bench", "kernels", "--q-heads", "5", "--kv-heads", "2"},
         {"bench", "kernels", "--head-dim", "63"},
+        {"bench", "kernels", "--depth", "1000000000", "--batch", "2"},
+        {"bench", "kernels", "--depth", "9000000000000000000"},
+        {"bench", "kernels", "--batch", "0"},
+        {"bench", "crossover", "--depth", "100", "--token-budget", "100"},
+        {"bench", "crossover", "--q-heads", "5", "--kv-heads", "2"},
+        {"bench", "crossover", "--repeats", "0"},
         {"info", "--model", model, "-tp", "0"},
         {"info", "--model", model, "-tp", "7"}}) {
     ExpectRefused(bad, "");

@@ -73,6 +73,7 @@ TEST(CommandLine, HelpOfEveryCommandHasAnExample) {
                                  {"bench", "prefill"},
                                  {"bench", "decode"},
                                  {"bench", "kernels"},
+                                 {"bench", "crossover"},
                                  {"bench", "serve"},
                                  {"info"},
                                  {}}) {

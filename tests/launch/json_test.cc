@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "tests/launch/program.h"
@@ -275,8 +276,72 @@ TEST(BenchJson, PrefillAndKernels) {
                                      "--machine-seconds", "0.05"});
   std::set<std::string> names;
   for (const Json& row : kernels["results"]) names.insert(row["name"]);
-  EXPECT_EQ(names, (std::set<std::string>{"attend", "select", "prefill_attention", "append", "linear_gate_up",
+  EXPECT_EQ(names, (std::set<std::string>{"attend", "select", "step", "prefill_attention", "append", "linear_gate_up",
                                           "linear_down"}));
+}
+
+TEST(BenchJson, KernelsHasAStepOfEveryPolicyAtEveryDepthAndBatch) {
+  const std::vector<std::string> names = {"dense", "quest", "hierarchical", "hybrid", "sparq", "swa",
+                                          "streaming", "h2o", "tova", "top-p", "auto"};
+  std::string list;
+  for (const std::string& name : names) list += (list.empty() ? "" : ",") + name;
+  const Json json = RunQuireJson({"bench", "kernels", "--depth", "320,640", "--batch", "1,3", "--prefill", "16", "--rows",
+                                  "1", "--hidden", "64", "--ffn", "64", "--repeats", "1", "--q-heads", "4", "--kv-heads",
+                                  "2", "--head-dim", "32", "--machine-seconds", "0.05", "--attention", list,
+                                  "--token-budget", "64", "--dense-layers", "0"});
+  std::map<std::string, int> steps;
+  for (const Json& row : json["results"]) {
+    if (row["name"] != "step") continue;
+    SCOPED_TRACE(row.dump());
+    const std::string name = row["attention"];
+    ++steps[name];
+    const double depth = row["depth"], lists = 2 * row["batch"].get<double>();
+    EXPECT_GT(row["seconds"].get<double>(), 0);
+    EXPECT_GT(row["speedup"].get<double>(), 0);
+    const double parts = row["selection_seconds"].get<double>() + row["attention_seconds"].get<double>() +
+                         row["remembering_seconds"].get<double>();
+    EXPECT_NEAR(row["seconds"].get<double>(), parts, 1e-9);
+    const bool remembers = name == "swa" || name == "h2o" || name == "tova";
+    EXPECT_EQ(row["remembering_seconds"].get<double>() > 0, remembers);
+    EXPECT_EQ(row["formula_bytes"].is_null(), name == "top-p");
+    // 64 tokens or all of them, K and V of 32 channels of two bytes, and what README says of the selection.
+    const std::map<std::string, double> reads = {{"dense", 0},
+                                                 {"quest", depth / 16 * 128},
+                                                 {"auto", depth / 16 * 128},
+                                                 {"hybrid", depth / 16 * 16},
+                                                 {"sparq", depth * 64},
+                                                 {"swa", depth / 16 * 16},
+                                                 {"h2o", depth / 16 * 4},
+                                                 {"tova", depth / 16 * 4},
+                                                 {"streaming", 0}};
+    if (const auto selection = reads.find(name); selection != reads.end()) {
+      const double tokens = name == "dense" || (name == "auto" && row["selection_seconds"] == 0.0) ? depth : 64;
+      const double selects = tokens == depth ? 0 : selection->second;
+      EXPECT_EQ(row["formula_bytes"].get<double>(), lists * (selects + tokens * 128));
+    }
+    // Counted: at least the formula's, in whole lines and pages.
+    if (name != "top-p") {
+      EXPECT_GE(row["bytes"].get<double>(), row["formula_bytes"].get<double>());
+    }
+  }
+  for (const std::string& name : names) EXPECT_EQ(steps[name], 4) << name;
+}
+
+TEST(BenchJson, CrossoverFitsTheCostModelToWhatItMeasures) {
+  const Json json = RunQuireJson({"bench", "crossover", "--depth", "256,512,1024", "--token-budget", "64,512",
+                                  "--q-heads", "4", "--kv-heads", "2", "--head-dim", "32", "--repeats", "3",
+                                  "--machine-seconds", "0.05"});
+  EXPECT_EQ(json["results"].size(), 4u);  // budgets below the depth
+  for (const Json& row : json["results"]) {
+    EXPECT_GT(row["depth"].get<int64_t>(), row["token_budget"].get<int64_t>());
+    EXPECT_NEAR(row["speedup"].get<double>(), row["dense_us"].get<double>() / row["quest_us"].get<double>(), 1e-6);
+  }
+  ASSERT_EQ(json["crossovers"].size(), 2u);
+  EXPECT_GT(json["crossovers"][0]["committed"].get<int64_t>(), 64);
+  for (const char* cost : {"dense_byte", "sparse_byte", "select_byte", "fixed"}) {
+    EXPECT_GE(json["costs"]["fitted"][cost].get<double>(), 0) << cost;
+    EXPECT_GT(json["costs"]["committed"][cost].get<double>(), 0) << cost;
+  }
 }
 
 TEST(InfoJson, PredictionAndRunAgree) {
@@ -295,6 +360,18 @@ TEST(InfoJson, PredictionAndRunAgree) {
   // What prompts' attention mass takes comes with the first prompt, and nothing has run here.
   expect(RunQuireJson({"info", "--model", model, "--attention", "quest,h2o", "--load"}),
          {"weights", "kv_cache", "kv_metadata", "history"});
+}
+
+TEST(InfoJson, PoliciesSayUpToWhichLengthTheyAreDense) {
+  const Json json = RunQuireJson({"info", "--model", DataPath("retriever-2m"), "--attention",
+                                  "dense,quest,auto,auto:crossover=5000", "--token-budget", "512"});
+  const auto dense = [&](size_t i) { return json["attention"][i]["dense_up_to"]; };
+  EXPECT_EQ(json["attention"][2]["spec"], "auto:token_budget=512");
+  EXPECT_TRUE(dense(0).is_null());
+  EXPECT_EQ(dense(1), 512);
+  EXPECT_GT(dense(2).get<int64_t>(), 512);
+  EXPECT_LT(dense(2).get<int64_t>(), 8192);
+  EXPECT_EQ(dense(3), 4999);
 }
 
 TEST(InfoJson, ACacheForLayersWithAWindowAndOneForThoseWithoutArePredicted) {

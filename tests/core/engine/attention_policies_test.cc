@@ -10,6 +10,7 @@
 
 #include "core/engine/attention_history.h"
 #include "core/engine/request_check.h"
+#include "kernels/selection/cost_model.h"
 #include "tests/core/engine/group_fixture.h"
 
 namespace quire {
@@ -51,7 +52,12 @@ INSTANTIATE_TEST_SUITE_P(
                       "h2o:token_budget=32:dense_layers=0", "swa:token_budget=32:dense_layers=1",
                       "swa:token_budget=40:dense_layers=0:rows=9", "tova:token_budget=32:dense_layers=0",
                       "streaming:token_budget=30:dense_layers=0", "top-p:token_budget=32:loose=0.5:dense_layers=0",
-                      "top-p:selector=h2o:token_budget=40:p=0.8:dense_layers=1"),
+                      "top-p:selector=h2o:token_budget=40:p=0.8:dense_layers=1",
+                      "hierarchical:token_budget=32:dense_layers=0:reuse=4",
+                      "sparq:level=token:token_budget=33:dense_layers=0:channels=8",
+                      "sparq:v_mean=on:token_budget=32:dense_layers=1:channels=8",
+                      "sparq:level=token:v_mean=on:token_budget=24:dense_layers=0:channels=4",
+                      "auto:crossover=100:token_budget=32:dense_layers=0"),  // in the middle of the outputs
     [](const auto& info) {
       std::string name = std::string(info.param).substr(0, std::string(info.param).find(':'));
       std::erase(name, '-');
@@ -234,6 +240,114 @@ TEST_P(EnginePolicies, TokensAndPagesAreTheSameOnOneToFourRanks) {
     const std::string id = engine->Submit(Request(), collector.callback()).value();
     ASSERT_TRUE(engine->Run().ok());
     EXPECT_EQ(collector.at(id).ids, many.ids);
+  }
+}
+
+// Asks quest for the same rows, and compares its lists with those that the engine's policy made.
+class LikeQuest final : public SelectionObserver {
+ public:
+  LikeQuest(const std::string& spec, int page_size)
+      : quest_(MakePolicy(AttentionSpec::Parse(spec).value(), page_size).value()), pool_(1) {}
+  void OnSelect(const SelectParams& p, const SelectionView& s) override {
+    Context ctx;
+    ctx.pool = &pool_;
+    const int64_t lists = int64_t{p.rows} * p.table.format.kv_heads;
+    std::vector<int32_t> pages(static_cast<size_t>(lists * s.max_pages)), counts(static_cast<size_t>(lists));
+    SelectionView view;
+    view.pages = pages.data();
+    view.counts = counts.data();
+    view.max_pages = s.max_pages;
+    std::vector<char> workspace(quest_->SelectWorkspace(p));
+    quest_->Select(ctx, p, view, workspace.data());
+    for (int64_t list = 0; list < lists; ++list) {
+      const int32_t *got = s.pages + list * s.max_pages, *want = pages.data() + list * s.max_pages;
+      EXPECT_EQ(std::vector<int32_t>(got, got + s.counts[list]),
+                std::vector<int32_t>(want, want + counts[static_cast<size_t>(list)]));
+    }
+    for (int row = 0; row < p.rows; ++row) lengths.insert(p.row_len[row]);
+  }
+  std::set<int64_t> lengths;  // at which something was selected
+
+ private:
+  std::unique_ptr<AttentionPolicy> quest_;
+  ThreadPool pool_;
+};
+
+TEST(AutoAttention, IsDenseBitForBitBelowTheCrossoverAndQuestFromItOn) {
+  const std::string options = ":dense_layers=0:token_budget=32";
+  const auto spec = [&](const std::string& name) { return AttentionSpec::Parse(name + options).value(); };
+  EngineOptions engine_options = GqaOptions({{}, spec("quest"), spec("auto")});
+  engine_options.max_model_len = 256;
+  auto engine = MakeEngine(engine_options);
+  ASSERT_NE(engine, nullptr);
+  const auto run = [&](std::optional<AttentionSpec> attention) {
+    GenerationRequest request = Greedy(Ids(kPrompt, 1), kOutputs);
+    request.attention = std::move(attention);
+    request.logprobs = 1;
+    return RunOne(*engine, request);
+  };
+  const auto logprob = [](const Output& out, int i) { return out.logprobs[static_cast<size_t>(i)].chosen.logprob; };
+  const Output dense = run(AttentionSpec{});
+  const Output quest = run(spec("quest"));
+  ASSERT_NE(logprob(dense, 1), logprob(quest, 1));
+
+  LikeQuest watcher("quest" + options, engine_options.page_size);
+  engine->set_selection_observer(&watcher);
+  const Output above = run(spec("auto:crossover=0"));
+  EXPECT_EQ(above.ids, quest.ids);
+  EXPECT_EQ(above.last.attention.pages_read, quest.last.attention.pages_read);
+  for (int i = 0; i < kOutputs; ++i) EXPECT_EQ(logprob(above, i), logprob(quest, i)) << i;
+  EXPECT_EQ(*watcher.lengths.begin(), kPrompt + 1);
+
+  watcher.lengths.clear();
+  const Output below = run(spec("auto:crossover=120"));  // the last step has 119 tokens
+  EXPECT_TRUE(watcher.lengths.empty());
+  EXPECT_EQ(below.ids, dense.ids);
+  EXPECT_EQ(below.last.attention.pages_read, dense.last.attention.pages_read);
+  for (int i = 0; i < kOutputs; ++i) EXPECT_EQ(logprob(below, i), logprob(dense, i)) << i;
+
+  // The step at length n gives token n − kPrompt.
+  const Output between = run(spec("auto:crossover=104"));
+  EXPECT_EQ(*watcher.lengths.begin(), 104);
+  EXPECT_EQ(*watcher.lengths.rbegin(), kPrompt + kOutputs - 1);
+  for (int i = 0; i < 104 - kPrompt; ++i) EXPECT_EQ(logprob(between, i), logprob(dense, i)) << i;
+  EXPECT_NE(logprob(between, 104 - kPrompt), logprob(dense, 104 - kPrompt));
+  engine->set_selection_observer(nullptr);
+  // Per request: all of them in one batch, each as alone.
+  Collector collector;
+  std::vector<std::string> ids;
+  for (const char* name : {"auto:crossover=0", "auto:crossover=104", "auto:crossover=120"}) {
+    GenerationRequest request = Greedy(Ids(kPrompt, 1), kOutputs);
+    request.attention = spec(name);
+    ids.push_back(engine->Submit(request, collector.callback()).value());
+  }
+  ASSERT_TRUE(engine->Run().ok());
+  EXPECT_EQ(collector.at(ids[0]).ids, quest.ids);
+  EXPECT_EQ(collector.at(ids[1]).ids, between.ids);
+  EXPECT_EQ(collector.at(ids[2]).ids, dense.ids);
+  EXPECT_EQ(collector.at(ids[1]).last.attention.pages_read, between.last.attention.pages_read);
+}
+
+// Eight channels of f32 a head: a list's fixed cost is worth hundreds of tokens there, of the shape that a page size
+// alone stands for only some.
+TEST(AutoAttention, TheCrossoverIsThatOfTheModelsOwnShape) {
+  const AttentionSpec spec = AttentionSpec::Parse("auto:token_budget=16:dense_layers=0").value();
+  EngineOptions options = GqaOptions({spec});
+  options.max_model_len = 512;
+  const int64_t own = AttentionCostModel(kMeasuredCosts, {4, 8, 8, DType::kF32, 4}, 16, 0).Crossover();
+  const int64_t usual = DenseUpTo(*MakePolicy(spec, options.page_size).value(), 100000, options.page_size) + 1;
+  ASSERT_LT(usual, 480);
+  ASSERT_GT(own, usual + 10);
+  // Steps on both sides of the own crossover where the context reaches it, else at its end.
+  const int prompt = static_cast<int>(std::min<int64_t>(own, 504)) - 4;
+  for (const int ranks : {1, 4}) {  // with four, two ranks share a KV head
+    TestRanks group(ranks);
+    auto engine = MakeEngine(group.Options(options));
+    ASSERT_NE(engine, nullptr);
+    const Output out = RunOne(*engine, Greedy(Ids(prompt, 1), 8));
+    int64_t read = 0;  // in each of 3 layers and 2 KV heads; 4 pages are the budget
+    for (int64_t n = prompt + 1; n < prompt + 8; ++n) read += n < own ? (n + 3) / 4 * 6 : 4 * 6;
+    EXPECT_EQ(out.last.attention.pages_read, read) << ranks << " ranks";
   }
 }
 

@@ -1,0 +1,315 @@
+#include "launch/kernel_bench.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "core/base/clock.h"
+#include "core/engine/available_memory.h"
+#include "kernels/attention_decode_sinks.h"
+#include "kernels/kv_append.h"
+#include "launch/bench.h"
+#include "launch/signals.h"
+
+namespace quire::launch {
+namespace {
+
+int64_t PagesOf(const PageFormat& f, int64_t length) { return (length + f.page_size - 1) / f.page_size; }
+int64_t GroupsOf(const PageFormat& f, int64_t length) {
+  return (PagesOf(f, length) + kPagesPerGroup - 1) / kPagesPerGroup;
+}
+
+// A splitmix step: gigabytes of cache are filled by it.
+float NextUniform(uint64_t* state) {
+  uint64_t x = *state += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x ^= x >> 29;
+  return static_cast<float>(static_cast<int32_t>(x >> 32)) * 0x1p-31f;
+}
+
+}  // namespace
+
+Status TimeInTurns(const Context& ctx, int repeats, std::vector<Timed>* timed, ReadProbe* probe, Progress* progress,
+                   double from, double to) {
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // the first round warms up
+    for (Timed& one : *timed) {
+      if (Interrupted()) return Cancelled("interrupted");
+      probe->Run(ctx);
+      const double start = NowSeconds();
+      one.run();
+      if (repeat >= 0) one.seconds.push_back(NowSeconds() - start);
+    }
+    progress->Update(from + (to - from) * (repeat + 2.0) / (repeats + 1.0));
+  }
+  return OkStatus();
+}
+
+int64_t BenchCache::Bytes(const PageFormat& f, int64_t batch, int64_t length) {
+  return batch * ElementSize(f.dtype) *
+         (PagesOf(f, length) * (f.k_page_stride + f.v_page_stride) +
+          GroupsOf(f, length) * (f.meta_group_stride + f.over_group_stride));
+}
+
+Status BenchCache::CheckRoom(const PageFormat& format, int64_t batch, int64_t length) {
+  constexpr double kMostTokens = 0x1p31;  // page ids and lengths are 32-bit numbers
+  const double tokens = static_cast<double>(batch) * static_cast<double>(length);
+  const double needed = tokens < kMostTokens ? static_cast<double>(Bytes(format, batch, length))
+                                             : tokens * static_cast<double>(format.k_page_stride);
+  const auto available = static_cast<double>(AvailableMemory());
+  if (tokens < kMostTokens && (available == 0 || needed < 0.95 * available)) return OkStatus();
+  return ResourceExhausted("a cache of " + std::to_string(batch) + " × " + std::to_string(length) + " tokens takes " +
+                           HumanBytes(needed) + " for one layer, and " + HumanBytes(available) +
+                           " of memory are free; give a smaller --depth or --batch");
+}
+
+Result<std::unique_ptr<BenchCache>> BenchCache::Create(const PageFormat& format, int batch, int64_t length,
+                                                       uint64_t seed) {
+  RETURN_IF_ERROR(CheckRoom(format, batch, length));
+  auto cache = std::unique_ptr<BenchCache>(new BenchCache);
+  const int64_t pages = PagesOf(format, length), groups = GroupsOf(format, length);
+  const int element = ElementSize(format.dtype);
+  ASSIGN_OR_RETURN(cache->k_, Buffer::Create(pages * batch * format.k_page_stride * element));
+  ASSIGN_OR_RETURN(cache->v_, Buffer::Create(pages * batch * format.v_page_stride * element));
+  ASSIGN_OR_RETURN(cache->meta_, Buffer::Create(groups * batch * format.meta_group_stride * element));
+  ASSIGN_OR_RETURN(cache->over_, Buffer::Create(groups * batch * format.over_group_stride * element));
+  std::mt19937_64 random(seed);
+  for (int s = 0; s <= batch; ++s) {
+    cache->page_begin_.push_back(static_cast<int32_t>(s * pages));
+    cache->group_begin_.push_back(static_cast<int32_t>(s * groups));
+  }
+  cache->page_ids_.resize(pages * batch);
+  cache->group_ids_.resize(groups * batch);
+  std::iota(cache->page_ids_.begin(), cache->page_ids_.end(), 0);
+  std::iota(cache->group_ids_.begin(), cache->group_ids_.end(), 0);
+  std::shuffle(cache->page_ids_.begin(), cache->page_ids_.end(), random);
+  std::shuffle(cache->group_ids_.begin(), cache->group_ids_.end(), random);
+  cache->pages = {cache->k_.data(), cache->v_.data(), cache->meta_.data(), cache->over_.data()};
+  cache->table.format = format;
+  cache->table.page_ids = cache->page_ids_.data();
+  cache->table.page_begin = cache->page_begin_.data();
+  cache->table.group_ids = cache->group_ids_.data();
+  cache->table.group_begin = cache->group_begin_.data();
+  cache->table.num_seqs = batch;
+  return cache;
+}
+
+void BenchCache::Fill(const Context& ctx, int64_t length, uint64_t seed) {
+  constexpr int64_t kChunk = 256;
+  const PageFormat& f = table.format;
+  std::vector<int32_t> seqs(kChunk), positions(kChunk);
+  uint64_t state = seed;
+  std::vector<float> k(kChunk * f.kv_heads * f.k_dim), v(kChunk * f.kv_heads * f.v_dim);
+  for (int s = 0; s < table.num_seqs; ++s) {
+    for (int64_t begin = 0; begin < length; begin += kChunk) {
+      const int64_t rows = std::min(kChunk, length - begin);
+      for (float& x : k) x = NextUniform(&state);
+      for (float& x : v) x = NextUniform(&state);
+      for (int64_t r = 0; r < rows; ++r) seqs[r] = s, positions[r] = static_cast<int32_t>(begin + r);
+      KvAppendParams params;
+      params.pages = pages;
+      params.table = table;
+      params.k = k.data();
+      params.k_stride = int64_t{f.kv_heads} * f.k_dim;
+      params.v = v.data();
+      params.v_stride = int64_t{f.kv_heads} * f.v_dim;
+      params.row_seq = seqs.data();
+      params.row_pos = positions.data();
+      params.rows = rows;
+      KvAppend(ctx, params);
+    }
+  }
+}
+
+std::vector<float> NormalFloats(size_t count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+double PolicyBench::Step::Seconds(const std::vector<Timed>& timed) const {
+  double sum = 0;
+  for (const int part : {select, attend, remember}) {
+    if (part >= 0) sum += Median(timed[static_cast<size_t>(part)].seconds);
+  }
+  return sum;
+}
+
+Result<std::unique_ptr<PolicyBench>> PolicyBench::Create(const Context& ctx, const Options& options,
+                                                         const std::vector<AttentionSpec>& specs) {
+  std::unique_ptr<PolicyBench> bench(new PolicyBench(ctx, options));
+  BenchMemory& memory = bench->memory_;
+  const PageFormat& f = options.format;
+  ASSIGN_OR_RETURN(auto owned, BenchCache::Create(f, options.batch, options.depth, options.seed));
+  BenchCache& cache = *memory.caches.emplace_back(std::move(owned));
+  cache.Fill(ctx, options.depth, options.seed + 1);
+  const int64_t width = int64_t{options.q_heads} * f.k_dim;
+  AttentionDecodeParams& decode = bench->decode_;
+  decode.q = memory.Floats(NormalFloats(options.batch * width, options.seed + 2));
+  decode.q_stride = width;
+  decode.out_stride = int64_t{options.q_heads} * f.v_dim;
+  decode.out = memory.Floats(std::vector<float>(options.batch * decode.out_stride));
+  decode.rows = options.batch;
+  decode.q_heads = options.q_heads;
+  std::vector<int32_t> seqs(options.batch);
+  std::iota(seqs.begin(), seqs.end(), 0);
+  decode.row_seq = memory.Ints(std::move(seqs));
+  decode.row_len = memory.Ints(std::vector<int32_t>(options.batch, static_cast<int32_t>(options.depth)));
+  decode.pages = cache.pages;
+  decode.table = cache.table;
+  decode.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
+  for (const AttentionSpec& spec : specs) RETURN_IF_ERROR(bench->Add(spec));
+  return bench;
+}
+
+Status PolicyBench::Add(const AttentionSpec& spec) {
+  const PageFormat& f = options_.format;
+  const PolicyShape shape{f.page_size, f.k_dim, f.v_dim, f.dtype, options_.q_heads / f.kv_heads};
+  ASSIGN_OR_RETURN(auto owned, MakePolicy(spec, shape));
+  if (owned->capacity() > 0) {
+    return InvalidArgument(spec.ToString() +
+                           " evicts: its kernel is dense attention over token_budget tokens; measure that at --depth " +
+                           std::to_string(owned->capacity()));
+  }
+  AttentionPolicy* policy = memory_.policies.emplace_back(std::move(owned)).get();
+  // Layers that the policy keeps dense are not what is measured here: the first that it selects in is taken.
+  int layer = 0;
+  while (layer < 64 && policy->IsDense(options_.depth, layer, f.page_size)) ++layer;
+  Step step;
+  RETURN_IF_ERROR(AddAttentionFields(spec, f.page_size, &step.row));
+  step.row["depth"] = options_.depth;
+  step.row["batch"] = options_.batch;
+  if (layer < 64) return AddSelected(*policy, layer, std::move(step));
+  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(decode_)));
+  step.attend = static_cast<int>(timed_.size());
+  Timed& one = timed_.emplace_back();
+  one.row = step.row;
+  one.row["name"] = "attend";
+  one.bytes = static_cast<double>(options_.batch * options_.depth * f.kv_heads * shape.TokenBytes());
+  one.run = [this, workspace] { AttentionDecode(ctx_, decode_, workspace); };
+  step.line_bytes = step.formula_bytes = one.bytes;
+  steps_.push_back(std::move(step));
+  return OkStatus();
+}
+
+// What the policy remembers of each row, as earlier steps might have left it.
+void PolicyBench::AddHistory(const AttentionPolicy& policy, SelectParams* select) {
+  const int width = policy.Declare().history;
+  if (width == 0) return;
+  const PageFormat& f = options_.format;
+  auto& histories = memory_.histories.emplace_back(std::make_unique<std::vector<PageHistory>>());
+  for (int row = 0; row < select->rows; ++row) {
+    const int64_t pages = PagesOf(f, select->row_len[row]);
+    std::vector<float> values = NormalFloats(f.kv_heads * pages * width, options_.seed + 9 + row);
+    for (float& value : values) value = std::exp(value);
+    histories->push_back({memory_.Floats(std::move(values)), pages * width, f.kv_heads, pages, width});
+  }
+  select->history = histories->data();
+}
+
+// A policy's parts: what selection reads and costs, attention over the pages that it chose, and what it remembers.
+Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step step) {
+  const PageFormat& f = options_.format;
+  const int64_t depth = options_.depth, lists = int64_t{options_.batch} * f.kv_heads;
+  const double token_bytes = static_cast<double>(f.k_dim + f.v_dim) * ElementSize(f.dtype);
+  AttentionDecodeParams decode = decode_;
+  SelectParams select;
+  select.q = decode.q;
+  select.q_stride = decode.q_stride;
+  select.rows = decode.rows;
+  select.q_heads = decode.q_heads;
+  select.row_seq = decode.row_seq;
+  select.row_len = decode.row_len;
+  select.layer = layer;
+  select.pages = decode.pages;
+  select.table = decode.table;
+  AddHistory(policy, &select);
+  SelectionView& view = *memory_.selections.emplace_back(std::make_unique<SelectionView>());
+  view.max_pages = policy.MaxPages(depth, f.page_size);
+  view.pages = memory_.Ints(std::vector<int32_t>(lists * view.max_pages));
+  view.counts = memory_.Ints(std::vector<int32_t>(lists));
+  const PageDataNeeds needs = policy.Declare();
+  if (needs.slots) {
+    view.mask_words = (f.page_size + 63) / 64;
+    ASSIGN_OR_RETURN(void* masks, memory_.Bytes(lists * view.max_pages * view.mask_words * sizeof(uint64_t)));
+    view.slot_mask = static_cast<uint64_t*>(masks);
+  }
+  if (needs.correction) {
+    view.alpha = memory_.Floats(std::vector<float>(int64_t{options_.batch} * options_.q_heads));
+    view.v_mean = memory_.Floats(std::vector<float>(lists * f.v_dim));
+  }
+  ASSIGN_OR_RETURN(void* select_scratch, memory_.Bytes(policy.SelectWorkspace(select)));
+  policy.Select(ctx_, select, view, select_scratch);
+  int64_t pages_read = 0;
+  for (int64_t i = 0; i < lists; ++i) pages_read += view.counts[i];
+
+  step.select = static_cast<int>(timed_.size());
+  Timed selection;
+  selection.row = step.row;
+  selection.row["name"] = "select";
+  selection.bytes = static_cast<double>(policy.SelectBytes(select));
+  selection.row["line_bytes"] = policy.SelectLineBytes(select);
+  selection.run = [this, &policy, select, &view, select_scratch] { policy.Select(ctx_, select, view, select_scratch); };
+  const double selection_bytes = selection.bytes;
+  step.line_bytes = static_cast<double>(policy.SelectLineBytes(select));
+  timed_.push_back(std::move(selection));
+
+  step.attend = static_cast<int>(timed_.size());
+  Timed attention;
+  attention.row = step.row;
+  attention.row["name"] = "attend";
+  attention.row["pages_read"] = step.row["pages_read"] = pages_read;
+  attention.row["pages_total"] = step.row["pages_total"] = PagesOf(f, depth) * lists;
+  attention.bytes = static_cast<double>(pages_read) * f.page_size * token_bytes;
+  step.line_bytes += attention.bytes;
+  const SinkWindow window = policy.WindowAt(depth);
+  // Of tokens of their own the formula has as many as the budget, of which each may lie on a page of its own.
+  const int64_t tokens = window.window > 0 ? int64_t{window.sinks} + window.window
+                         : needs.slots     ? int64_t{policy.token_budget()}
+                                           : int64_t{view.max_pages} * f.page_size;
+  if (policy.name() != "top-p") {  // whose budget follows the data
+    step.formula_bytes = selection_bytes + static_cast<double>(lists * std::min(depth, tokens)) * token_bytes;
+  }
+  if (window.window > 0) {
+    AttentionSinksParams sinks{decode, decode.q, decode.q_stride, 0, window.sinks};  // turning queries is left out
+    sinks.decode.window = window.window;
+    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionSinksWorkspace(sinks)));
+    attention.run = [this, sinks, workspace] { AttentionDecodeSinks(ctx_, sinks, workspace); };
+  } else {
+    decode.selection = &view;
+    if (needs.history > 0 && needs.mass) {
+      decode.mass_pages = static_cast<int>(PagesOf(f, depth));
+      decode.mass = memory_.Floats(std::vector<float>(lists * decode.mass_pages));
+    }
+    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(decode)));
+    attention.run = [this, decode, workspace] { AttentionDecode(ctx_, decode, workspace); };
+  }
+  timed_.push_back(std::move(attention));
+
+  if (decode.mass != nullptr) {
+    step.remember = static_cast<int>(timed_.size());
+    Timed remember;
+    remember.row = step.row;
+    remember.row["name"] = "remember";
+    std::vector<PageHistory>* histories = memory_.histories.back().get();
+    remember.run = [this, &policy, &view, decode, histories, depth] {
+      const int kv_heads = options_.format.kv_heads;
+      ctx_.pool->ParallelFor(int64_t{decode.rows} * kv_heads, [&](int64_t list, int) {
+        AttentionMass mass;
+        mass.position = depth - 1;
+        mass.mass = decode.mass + list * decode.mass_pages;
+        mass.read = view.pages + list * view.max_pages;
+        mass.read_count = view.counts[list];
+        policy.Remember(mass, static_cast<int>(list % kv_heads), &(*histories)[static_cast<size_t>(list / kv_heads)]);
+      });
+    };
+    timed_.push_back(std::move(remember));
+  }
+  steps_.push_back(std::move(step));
+  return OkStatus();
+}
+
+}  // namespace quire::launch
