@@ -29,8 +29,8 @@ struct AttentionCosts {
 
 // On two processors of an AMD EPYC (Zen 3, AVX2) that read 27 to 34 GB/s, 32 query and 8 KV heads of 128 in bf16, page 16,
 // 2026-11-21. The rates are the middles of three runs of `quire bench kernels` at 32,768 tokens and a budget of 2048
-// (README's figures: dense 7.7 to 8.8 ms, quest's attention 0.61 to 0.72, its selection 0.56 to 0.60); `fixed` is of
-// `quire bench crossover --threads 2 --depth 512,768,1024,1536,2048,2560,3072`.
+// (README's figures: dense 7.7 to 8.8 ms, quest's attention 0.61 to 0.72, its selection 0.56 to 0.60). `fixed` is chosen by
+// hand: fits of `quire bench crossover` to short lengths gave 0 to 36 µs, more the busier the machine.
 inline constexpr AttentionCosts kMeasuredCosts = {
     .dense_byte = 61.5e-12, .sparse_byte = 79e-12, .select_byte = 69e-12, .fixed = 4e-6};
 

@@ -77,8 +77,8 @@ struct Histories {
       const int64_t pages = (p.row_len[row] + f.page_size - 1) / f.page_size, stride = pages * width + 3;
       std::vector<float>& v = values.emplace_back(static_cast<size_t>(f.kv_heads * stride), std::nanf(""));
       for (int head = 0; head < f.kv_heads; ++head) {
-        for (int64_t i = 0; i < pages * width; ++i) {
-          v[static_cast<size_t>(head * stride + i)] = fill(p.row_seq[row], head, i / width);
+        for (int64_t page = 0; page < pages; ++page) {
+          std::fill_n(v.begin() + head * stride + page * width, width, fill(p.row_seq[row], head, page));
         }
       }
       views.push_back({v.data(), stride, f.kv_heads, pages, static_cast<int>(width)});

@@ -511,7 +511,7 @@ TEST(EvictingOptions, WhatCannotHoldIsRefusedWithASentence) {
 
 class SlowEvicting : public ::testing::TestWithParam<const char*> {};
 
-INSTANTIATE_TEST_SUITE_P(All, SlowEvicting,
+INSTANTIATE_TEST_SUITE_P(Slow, SlowEvicting,  // names begin with the first
                          ::testing::Values("streaming:evict=true:token_budget=256", "h2o:evict=true:token_budget=256",
                                            "tova:evict=true:token_budget=256"),
                          [](const auto& info) {
