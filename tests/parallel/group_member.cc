@@ -79,8 +79,9 @@ Status Run(Flags& flags) {
   RETURN_IF_ERROR(CheckSameOnAllRanks(*comm, topology, std::vector<NamedHash>{BuildIdentity()}));
   ASSIGN_OR_RETURN(const SelfTestReport sums, RunSelfTest(*comm, topology));
   if (Status loaded = AgreeOn(*comm, topology, Load(flags, mark)); !loaded.ok()) {
-    // All ranks have the same reason: one tells it.
-    return comm->rank() == 0 ? loaded : Cancelled("");
+    // All ranks have the same reason: one tells it. The others end well, as the program's do: mpirun drops what a rank says
+    // after another has failed.
+    return comm->rank() == 0 ? loaded : OkStatus();
   }
   mark.Enter(Phase::kIdle);
   for (int step = 0; step < Number(flags, "--steps", 4); ++step) {
