@@ -159,20 +159,10 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
     return InvalidArgument("no --depth is longer than a --token-budget; nothing is sparse at these lengths");
   }
   ASSIGN_OR_RETURN(const DType dtype, ParseFloatDType(flags.kv_cache_dtype));
-  for (const auto& [flag, value] : {std::pair<const char*, int>{"--repeats", flags.repeats},
-                                    {"--batch", flags.batch},
-                                    {"--q-heads", flags.q_heads}}) {
-    if (value < 1)
-      return InvalidArgument(std::string(flag) + " is " + std::to_string(value) + "; it must be at least 1");
-  }
-  if (flags.threads < 0) return InvalidArgument("--threads is negative; 0 takes all");
-  RETURN_IF_ERROR(CheckMachineSeconds(flags.machine_seconds));
+  RETURN_IF_ERROR(CheckAtLeastOne({{"--repeats", flags.repeats}, {"--batch", flags.batch}}));
   ASSIGN_OR_RETURN(const PageFormat format,
-                   PageFormat::Create(dtype, flags.page_size, flags.kv_heads, flags.head_dim, flags.head_dim));
-  if (flags.q_heads % flags.kv_heads != 0) {
-    return InvalidArgument("--q-heads is " + std::to_string(flags.q_heads) + ", which is no multiple of --kv-heads " +
-                           std::to_string(flags.kv_heads));
-  }
+                   CheckLayerFlags({flags.q_heads, flags.kv_heads, flags.head_dim, flags.page_size, flags.threads, dtype,
+                                    flags.machine_seconds}));
   for (const int64_t depth : depths) RETURN_IF_ERROR(BenchCache::CheckRoom(format, flags.batch, depth));
   const PolicyShape shape{flags.page_size, flags.head_dim, flags.head_dim, dtype, flags.q_heads / flags.kv_heads};
 

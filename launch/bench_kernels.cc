@@ -184,21 +184,11 @@ Status RunBenchKernels(KernelFlags flags) {
     flags.q_heads = c.q_heads, flags.kv_heads = c.kv_heads, flags.head_dim = c.head_dim;
     flags.hidden = c.hidden, flags.ffn = c.ffn;
   }
-  for (const auto& [flag, value] : {std::pair<const char*, int>{"--repeats", flags.repeats},
-                                    {"--hidden", flags.hidden},
-                                    {"--ffn", flags.ffn},
-                                    {"--q-heads", flags.q_heads}}) {
-    if (value < 1)
-      return InvalidArgument(std::string(flag) + " is " + std::to_string(value) + "; it must be at least 1");
-  }
-  if (flags.threads < 0) return InvalidArgument("--threads is negative; 0 takes all");
-  RETURN_IF_ERROR(CheckMachineSeconds(flags.machine_seconds));
+  RETURN_IF_ERROR(
+      CheckAtLeastOne({{"--repeats", flags.repeats}, {"--hidden", flags.hidden}, {"--ffn", flags.ffn}}));
   ASSIGN_OR_RETURN(const PageFormat format,
-                   PageFormat::Create(cache_dtype, flags.page_size, flags.kv_heads, flags.head_dim, flags.head_dim));
-  if (flags.q_heads % flags.kv_heads != 0) {
-    return InvalidArgument("--q-heads is " + std::to_string(flags.q_heads) + ", which is no multiple of --kv-heads " +
-                           std::to_string(flags.kv_heads));
-  }
+                   CheckLayerFlags({flags.q_heads, flags.kv_heads, flags.head_dim, flags.page_size, flags.threads,
+                                    cache_dtype, flags.machine_seconds}));
   for (int64_t depth : depths) {
     for (int64_t batch : batches) {
       RETURN_IF_ERROR(BenchCache::CheckRoom(format, batch, depth));

@@ -31,6 +31,28 @@ float NextUniform(uint64_t* state) {
 
 }  // namespace
 
+Result<PageFormat> CheckLayerFlags(const LayerFlags& flags) {
+  RETURN_IF_ERROR(CheckAtLeastOne({{"--q-heads", flags.q_heads}}));
+  if (flags.threads < 0) return InvalidArgument("--threads is negative; 0 takes all");
+  RETURN_IF_ERROR(CheckMachineSeconds(flags.machine_seconds));
+  ASSIGN_OR_RETURN(PageFormat format, PageFormat::Create(flags.dtype, flags.page_size, flags.kv_heads, flags.head_dim,
+                                                         flags.head_dim));
+  if (flags.q_heads % flags.kv_heads != 0) {
+    return InvalidArgument("--q-heads is " + std::to_string(flags.q_heads) + ", which is no multiple of --kv-heads " +
+                           std::to_string(flags.kv_heads));
+  }
+  return format;
+}
+
+Status CheckAtLeastOne(std::initializer_list<std::pair<const char*, int>> flags) {
+  for (const auto& [flag, value] : flags) {
+    if (value < 1) {
+      return InvalidArgument(std::string(flag) + " is " + std::to_string(value) + "; it must be at least 1");
+    }
+  }
+  return OkStatus();
+}
+
 Status TimeInTurns(const Context& ctx, int repeats, std::vector<Timed>* timed, ReadProbe* probe, Progress* progress,
                    double from, double to) {
   for (int repeat = -1; repeat < repeats; ++repeat) {  // the first round warms up

@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/buffer.h"
@@ -20,6 +22,16 @@
 #include "launch/progress.h"
 
 namespace quire::launch {
+
+// What a bench of one layer takes, and what is wrong with it.
+struct LayerFlags {
+  int q_heads, kv_heads, head_dim, page_size, threads;
+  DType dtype;
+  double machine_seconds;
+};
+Result<PageFormat> CheckLayerFlags(const LayerFlags& flags);
+// INVALID_ARGUMENT for the first flag below 1.
+Status CheckAtLeastOne(std::initializer_list<std::pair<const char*, int>> flags);
 
 // Something timed: `run` does it once; bytes and flops are what it must move and compute.
 struct Timed {

@@ -328,6 +328,18 @@ Status AttentionRunner::RememberDecode(const LayerAttention& step, const Decoder
   return OkStatus();
 }
 
+PrefillMassParams AttentionRunner::MassParams(const LayerAttention& step) {
+  PrefillMassParams params;
+  params.q = step.qkv;
+  params.q_stride = qkv_width_;
+  params.lse = lse_.As<float>();
+  params.q_heads = q_heads_;
+  params.pages = step.pages;
+  params.table = step.table;
+  params.scale = scale_;
+  return params;
+}
+
 Status AttentionRunner::Mass(const PrefillMassParams& params) {
   RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params)));
   if (softcap_ > 0) {
@@ -340,14 +352,7 @@ Status AttentionRunner::Mass(const PrefillMassParams& params) {
 
 Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run) {
   const int count = run.end - run.begin;
-  PrefillMassParams params;
-  params.q = step.qkv;
-  params.q_stride = qkv_width_;
-  params.lse = lse_.As<float>();
-  params.q_heads = q_heads_;
-  params.pages = step.pages;
-  params.table = step.table;
-  params.scale = scale_;
+  PrefillMassParams params = MassParams(step);
   params.by_token = true;
   params.mass_pages = Longest(rows, run);
   const int64_t row_floats = kv_heads_ * params.mass_pages;
@@ -521,15 +526,8 @@ Status AttentionRunner::RememberPrompt(const LayerAttention& step, const Prefill
   const PageDataNeeds needs = source.policy->Declare();
   const int unit = needs.slot_map ? 1 : step.table.format.page_size;  // tokens that a number of mass is of
   const int wanted = needs.history_rows;
-  PrefillMassParams params;
+  PrefillMassParams params = MassParams(step);
   params.by_token = needs.slot_map;
-  params.q = step.qkv;
-  params.q_stride = qkv_width_;
-  params.lse = lse_.As<float>();
-  params.q_heads = q_heads_;
-  params.pages = step.pages;
-  params.table = step.table;
-  params.scale = scale_;
   const int first = wanted > 0 ? std::max(0, chunk.rows - wanted) : 0;
   for (int begin = first; begin < chunk.rows;) {
     // Bits of a row don't depend on how many are done at once.

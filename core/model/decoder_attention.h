@@ -75,6 +75,8 @@ class AttentionRunner {
                      const SinkWindow& window);
   // Shows the run's rows to their policies; mass_ is theirs.
   Status RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, int64_t mass_pages);
+  // Of the layer's queries, whose log-sum-exps are in lse_.
+  PrefillMassParams MassParams(const LayerAttention& step);
   // The same by slots, in a second pass over K; lse_ is known.
   Status RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run);
   // Softmax weights for mass_, of params' chunk.

@@ -179,14 +179,6 @@ class Evicting : public ::testing::TestWithParam<const char*> {
     request.attention = AttentionSpec{};
     return request;
   }
-  static void ExpectSame(const Output& got, const Output& want) {
-    EXPECT_EQ(got.ids, want.ids);
-    EXPECT_EQ(got.last.attention.pages_read, want.last.attention.pages_read);
-    ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
-    for (size_t i = 0; i < got.logprobs.size(); ++i) {
-      ASSERT_EQ(got.logprobs[i].chosen.logprob, want.logprobs[i].chosen.logprob) << "token " << i;
-    }
-  }
 };
 
 INSTANTIATE_TEST_SUITE_P(All, Evicting,
@@ -296,26 +288,7 @@ TEST_P(Evicting, ForksEqualSequencesThatRunAlone) {
     SCOPED_TRACE(std::to_string(prompt) + " tokens");
     GenerationRequest request = Request();
     request.prompt = Ids(prompt, 2);
-    request.sampling.temperature = 1;
-    request.sampling.seed = 11;
-    request.sampling.n = 3;
-    request.request_id = "n";
-    std::vector<Output> forked, alone;
-    for (const int slots : {4, 1}) {  // with one slot each sequence has its own prefill
-      EngineOptions options = Options();
-      options.max_num_seqs = slots;
-      options.max_num_batched_tokens = slots == 4 ? 512 : 7;
-      auto engine = MakeEngine(options);
-      ASSERT_NE(engine, nullptr);
-      Collector collector;
-      ASSERT_TRUE(engine->Submit(request, collector.callback()).ok());
-      ASSERT_TRUE(engine->Run().ok());
-      for (int i = 0; i < 3; ++i) (slots == 4 ? forked : alone).push_back(collector.at("n", i));
-      EXPECT_EQ(collector.at("n", 2).last.preemptions, 0);
-      EXPECT_EQ(engine->Stats().pages_free, engine->Stats().pages_total);
-    }
-    for (size_t i = 0; i < 3; ++i) ExpectSame(forked[i], alone[i]);
-    EXPECT_NE(forked[0].ids, forked[1].ids);
+    ExpectForksAsAlone(Options(), request);
   }
 }
 

@@ -40,6 +40,39 @@ inline std::vector<int32_t> Ids(int count, uint32_t seed, int vocab = kGqaVocab)
   return ids;
 }
 
+// Tokens, log-probabilities bit for bit, and pages.
+inline void ExpectSame(const Output& got, const Output& want) {
+  EXPECT_EQ(got.ids, want.ids);
+  EXPECT_EQ(got.last.attention.pages_read, want.last.attention.pages_read);
+  ASSERT_EQ(got.logprobs.size(), want.logprobs.size());
+  for (size_t i = 0; i < got.logprobs.size(); ++i) {
+    ASSERT_EQ(got.logprobs[i].chosen.logprob, want.logprobs[i].chosen.logprob) << "token " << i;
+  }
+}
+
+// Three drawn sequences of one prompt, forked from its cache, against the same with a prefill each.
+inline void ExpectForksAsAlone(EngineOptions options, GenerationRequest request) {
+  request.sampling.temperature = 1;
+  request.sampling.seed = 11;
+  request.sampling.n = 3;
+  request.request_id = "n";
+  std::vector<Output> forked, alone;
+  for (const int slots : {4, 1}) {  // with one slot each sequence has its own prefill
+    options.max_num_seqs = slots;
+    options.max_num_batched_tokens = slots == 4 ? 512 : 7;
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    Collector collector;
+    ASSERT_TRUE(engine->Submit(request, collector.callback()).ok());
+    ASSERT_TRUE(engine->Run().ok());
+    for (int i = 0; i < 3; ++i) (slots == 4 ? forked : alone).push_back(collector.at("n", i));
+    EXPECT_EQ(collector.at("n", 2).last.preemptions, 0);
+    EXPECT_EQ(engine->Stats().pages_free, engine->Stats().pages_total);
+  }
+  for (size_t i = 0; i < 3; ++i) ExpectSame(forked[i], alone[i]);
+  EXPECT_NE(forked[0].ids, forked[1].ids);
+}
+
 class TestRanks {
  public:
   // observer, which may be empty, gives each follower's.
