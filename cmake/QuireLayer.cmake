@@ -17,12 +17,12 @@ function(quire_layer name)
   set_property(GLOBAL APPEND PROPERTY QUIRE_LAYERS ${target})
 endfunction()
 
-# quire_test(NAME SOURCES … [DEPS …] [LABELS …] [ALSO label] [LARGE test …] [PREFIX p]): one GoogleTest executable a folder. Every test
-# gets the label fast unless LABELS says otherwise; suites named Slow… are labelled slow,
-# suites named SmolLM2… need the fetched model and are labelled model. ALSO: a second label for all but the last; the tests of
-# LARGE, too long for fast, have that one alone. PREFIX: before the names, where two executables have the same tests.
+# quire_test(NAME SOURCES … [DEPS …] [LABELS …] [LONG test …] [PREFIX p]): one GoogleTest executable a folder. Every test
+# gets the label fast unless LABELS says otherwise, but for those of LONG (suite.test, * allowed), which take seconds and
+# are labelled long; suites named Slow… are labelled slow, suites named SmolLM2… need the fetched model and are labelled
+# model. PREFIX: before the names, where two executables have the same tests.
 function(quire_test name)
-  cmake_parse_arguments(ARG "" "ALSO;PREFIX" "SOURCES;DEPS;LABELS;LARGE" ${ARGN})
+  cmake_parse_arguments(ARG "" "PREFIX" "SOURCES;DEPS;LABELS;LONG" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE quire_options GTest::gtest GTest::gtest_main)
   foreach(dep ${ARG_DEPS})
@@ -37,30 +37,16 @@ function(quire_test name)
   if(QUIRE_SANITIZE)  # also of a process that the test kills, or whose exit code it doesn't ask for
     list(APPEND common FAIL_REGULAR_EXPRESSION "ThreadSanitizer: |AddressSanitizer: |LeakSanitizer: |runtime error: ")
   endif()
-  if(ARG_ALSO)
-    set(labels "${ARG_ALSO}")  # ctest adds labels to those that are there
-  else()
-    set(labels "${ARG_LABELS}")
+  list(JOIN ARG_LONG ":" long)
+  # discover(FILTER LABELS SUFFIX)
+  macro(discover filter labels suffix)
+    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_PREFIX "${ARG_PREFIX}" TEST_FILTER "${filter}"
+      TEST_LIST ${name}_${suffix} PROPERTIES LABELS "${labels}" ${common})
+  endmacro()
+  discover("-Slow*:SmolLM2*:${long}" "${ARG_LABELS}" TESTS)
+  if(long)
+    discover("${long}" long LONG)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_PREFIX "${ARG_PREFIX}" TEST_FILTER "-Slow*:SmolLM2*"
-    PROPERTIES LABELS "${labels}" ${common})
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_PREFIX "${ARG_PREFIX}" TEST_FILTER "Slow*"
-    TEST_LIST ${name}_SLOW PROPERTIES LABELS slow ${common})
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_PREFIX "${ARG_PREFIX}" TEST_FILTER "SmolLM2*"
-    TEST_LIST ${name}_MODEL PROPERTIES LABELS model ${common})
-  if(ARG_ALSO)
-    # gtest_discover_tests passes no lists as properties; ctest reads this after the lists of tests it writes.
-    set(file ${CMAKE_CURRENT_BINARY_DIR}/${name}_labels.cmake)
-    file(WRITE ${file} "\
-foreach(test IN LISTS ${name}_TESTS)
-  if(NOT \";${ARG_LARGE};\" MATCHES \";\${test};\")
-    set_tests_properties(\${test} PROPERTIES LABELS \"${ARG_LABELS}\")
-  endif()
-endforeach()
-foreach(test IN LISTS ${name}_SLOW)
-  set_tests_properties(\${test} PROPERTIES LABELS \"${ARG_ALSO}\")
-endforeach()
-")
-    set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${file})
-  endif()
+  discover("Slow*" slow SLOW)
+  discover("SmolLM2*" model MODEL)
 endfunction()

@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 usage() {
   cat <<'TEXT'
 usage: launch/test.sh [--sanitizers] [--slow] [--fuzz] [--no-model] [--no-install]
-  runs the labels fast, emulator and mpi and, where the model could be fetched, model
+  runs the labels fast, long, emulator and mpi and, where the model could be fetched, model
   --sanitizers   also builds with ASan+UBSan and with TSan, and runs the label fast under each
   --slow         also runs the label slow, which has the fuzz targets
   --fuzz         also builds the fuzz targets with clang and runs each for a minute
@@ -40,18 +40,16 @@ if [ $install -eq 1 ]; then
   if [ $fuzz -eq 1 ]; then launch/install_deps.sh --fuzz; else launch/install_deps.sh; fi
 fi
 
-# run_tests PRESET LABELS: one test at a time, for many of them use every processor. Slow ones have other labels, too.
+# run_tests PRESET LABELS: one test at a time, for many of them use every processor.
 run_tests() {
-  local without=()
-  if [ $slow -eq 0 ]; then without=(-LE '^slow$'); fi
   say "Running the tests labelled $2 of build/$1"
-  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" "${without[@]}" ||
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" ||
     die "tests failed in build/$1; ctest's list above names them"
 }
 
 build_preset release -DQUIRE_WERROR=ON
 
-labels="fast|emulator|mpi"
+labels="fast|long|emulator|mpi"
 if [ $slow -eq 1 ]; then labels="$labels|slow"; fi
 skipped=""
 if [ $model -eq 1 ] && launch/fetch_model.sh > /dev/null; then
