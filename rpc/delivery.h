@@ -13,11 +13,13 @@
 
 namespace quire::rpc {
 
+class DeliveryBatch;
+
 class Delivery {
  public:
-  // on_news gets each request noted since it was last told; on_tick every `tick_s` seconds.
-  Delivery(std::function<void(const std::shared_ptr<Request>&)> on_news, std::function<void(double now)> on_tick,
-           double tick_s);
+  using OnNews = std::function<void(const std::vector<std::shared_ptr<Request>>&)>;
+  // on_news gets the requests noted since it was last told, each once; on_tick every `tick_s` seconds.
+  Delivery(OnNews on_news, std::function<void(double now)> on_tick, double tick_s);
   ~Delivery();  // as Stop
 
   void Note(const std::shared_ptr<Request>& request);  // thread safe, cheap
@@ -25,9 +27,12 @@ class Delivery {
   void Stop();
 
  private:
+  friend class DeliveryBatch;
   void Run();
+  void Tell(const std::vector<std::shared_ptr<Request>>& noted);
+  void End(const DeliveryBatch& batch);
 
-  const std::function<void(const std::shared_ptr<Request>&)> on_news_;
+  const OnNews on_news_;
   const std::function<void(double)> on_tick_;
   const double tick_s_;
   std::mutex mutex_;
@@ -35,6 +40,24 @@ class Delivery {
   std::vector<std::shared_ptr<Request>> noted_;  // each once: Request::noted
   bool stopping_ = false;
   std::thread thread_;
+};
+
+// While it lives, what its thread notes is kept here, so that what comes together is delivered together, and no thread is
+// woken for a part of it. For one Delivery; not within another batch, and with no lock held at its end.
+class DeliveryBatch {
+ public:
+  enum class AtEnd {
+    kHandOver,  // to the Delivery's thread: of one that has something else to do
+    kTell,      // the readers, by this thread: of gRPC's, which may write
+  };
+  explicit DeliveryBatch(AtEnd at_end);
+  ~DeliveryBatch();
+
+ private:
+  friend class Delivery;
+  const AtEnd at_end_;
+  Delivery* delivery_ = nullptr;
+  std::vector<std::shared_ptr<Request>> noted_;
 };
 
 }  // namespace quire::rpc

@@ -9,6 +9,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/io/chat_template.h"
+#include "rpc/delivery.h"
 #include "rpc/identity.h"
 #include "rpc/tokenizer_files.h"
 
@@ -84,7 +85,10 @@ void EngineBackend::Run() {
       if (stopping_) return;
       work_ = false;
     }
-    const Result<bool> worked = engine_->Step();
+    const Result<bool> worked = [this] {
+      const DeliveryBatch batch(DeliveryBatch::AtEnd::kHandOver);
+      return engine_->Step();
+    }();
     last_step_ = NowSeconds();
     if (!worked.ok()) {
       Log(LogLevel::kError, "the engine has stopped: " + worked.status().message());

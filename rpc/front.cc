@@ -36,6 +36,27 @@ void SetKeepalive(grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
 }
 
+// Neighbours of one reader together: a stream to a coordinator reads every request of a step.
+void TellReaders(const std::vector<std::shared_ptr<Request>>& noted) {
+  std::shared_ptr<Reader> reader;
+  std::vector<std::shared_ptr<Request>> its;
+  const auto tell = [&] {
+    if (reader != nullptr) reader->OnNews(its);
+    its.clear();
+  };
+  for (const auto& request : noted) {
+    if (auto next = request->reader(); next != reader) {
+      tell();
+      reader = std::move(next);
+    }
+    its.push_back(request);
+  }
+  tell();
+  for (const auto& request : noted) {
+    if (request->options().table != nullptr) request->options().table->Release(request);
+  }
+}
+
 }  // namespace
 
 Front::Front(FrontOptions options, Backend* backend)
@@ -51,10 +72,7 @@ Front::~Front() { Stop(); }
 
 Status Front::Start(const std::vector<grpc::Service*>& extra, const std::vector<std::string>& ready_names) {
   delivery_ = std::make_unique<Delivery>(
-      [](const std::shared_ptr<Request>& request) {
-        if (const auto reader = request->reader()) reader->OnNews(request);
-        if (request->options().table != nullptr) request->options().table->Release(request);
-      },
+      &TellReaders,
       [this](double now) { OnTick(now); }, kTickSeconds);
   services_.push_back(MakeGenerationService(this));
   services_.push_back(MakeControlService(this));

@@ -309,7 +309,7 @@ void StreamCall::OnWriteDone(bool ok) {
   Pump(std::move(lock));
 }
 
-void StreamCall::OnNews(const std::shared_ptr<Request>&) { Pump(std::unique_lock(mutex_)); }
+void StreamCall::OnNews(const std::vector<std::shared_ptr<Request>>&) { Pump(std::unique_lock(mutex_)); }
 
 void StreamCall::OnReplaced() {
   std::unique_lock lock(mutex_);
@@ -381,7 +381,7 @@ void WholeCall::Pump() {
   }
 }
 
-void WholeCall::OnNews(const std::shared_ptr<Request>&) {
+void WholeCall::OnNews(const std::vector<std::shared_ptr<Request>>&) {
   std::lock_guard lock(mutex_);
   Pump();
 }

@@ -39,7 +39,7 @@ class StreamCall : public grpc::ServerWriteReactor<v1::GenerateChunk>, public Re
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
-  void OnNews(const std::shared_ptr<Request>& request) override;
+  void OnNews(const std::vector<std::shared_ptr<Request>>& requests) override;
   void OnReplaced() override;
   void OnTick(double now) override;
 
@@ -69,7 +69,7 @@ class WholeCall : public grpc::ServerUnaryReactor, public Reader {
 
   void OnCancel() override;
   void OnDone() override;
-  void OnNews(const std::shared_ptr<Request>& request) override;
+  void OnNews(const std::vector<std::shared_ptr<Request>>& requests) override;
   void OnReplaced() override {}  // whole requests are never resumed
   void OnTick(double) override {}
 

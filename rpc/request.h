@@ -25,11 +25,12 @@ namespace quire::rpc {
 class Request;
 class RequestTable;
 
-// Who takes out what a request has put in. Calls come from the delivery thread, with no lock held.
+// Who takes out what requests have put in. Calls come with no lock held, from the thread that delivers; news may come
+// from several at once.
 class Reader {
  public:
   virtual ~Reader() = default;
-  virtual void OnNews(const std::shared_ptr<Request>& request) = 0;
+  virtual void OnNews(const std::vector<std::shared_ptr<Request>>& requests) = 0;
   // Another reader has taken over.
   virtual void OnReplaced() = 0;
   // Every so often: to give up on a client that doesn't read.

@@ -162,7 +162,7 @@ void ScoreCall::OnWriteDone(bool ok) {
   Pump();
 }
 
-void ScoreCall::OnNews(const std::shared_ptr<Request>&) {
+void ScoreCall::OnNews(const std::vector<std::shared_ptr<Request>>&) {
   std::lock_guard lock(mutex_);
   Pump();
 }

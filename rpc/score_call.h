@@ -25,7 +25,7 @@ class ScoreCall : public grpc::ServerBidiReactor<v1::ScoreRequest, v1::ScoreResp
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
-  void OnNews(const std::shared_ptr<Request>& request) override;
+  void OnNews(const std::vector<std::shared_ptr<Request>>& requests) override;
   void OnReplaced() override {}
   void OnTick(double now) override;
 

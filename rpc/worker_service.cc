@@ -285,10 +285,10 @@ void ExecuteCall::OnWriteDone(bool ok) {
   Pump();
 }
 
-void ExecuteCall::OnNews(const std::shared_ptr<Request>& request) {
+void ExecuteCall::OnNews(const std::vector<std::shared_ptr<Request>>& requests) {
   std::lock_guard lock(mutex_);
   if (ended_) return;
-  ready_.insert(request);
+  ready_.insert(requests.begin(), requests.end());
   Pump();
 }
 

@@ -58,7 +58,7 @@ class ExecuteCall : public grpc::ServerBidiReactor<v1::ExecuteRequest, v1::Execu
   void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
-  void OnNews(const std::shared_ptr<Request>& request) override;
+  void OnNews(const std::vector<std::shared_ptr<Request>>& requests) override;
   void OnReplaced() override {}
   void OnTick(double) override {}  // once a stream, not once a request: OnStreamTick
   void OnStreamTick(double now);

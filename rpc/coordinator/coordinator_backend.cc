@@ -11,6 +11,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "rpc/coordinator/agreement.h"
+#include "rpc/delivery.h"
 #include "rpc/identity.h"
 #include "rpc/status.h"
 #include "rpc/tokenizer_files.h"
@@ -195,6 +196,7 @@ Status CoordinatorBackend::TakeUp(const v1::Identity& identity) {
 }
 
 void CoordinatorBackend::OnResponse(std::shared_ptr<ExecuteStream> stream) {
+  const DeliveryBatch batch(DeliveryBatch::AtEnd::kTell);
   strand_.Post([this, stream = std::move(stream)] {
     const double now = NowSeconds();
     if (stream->up()) {
