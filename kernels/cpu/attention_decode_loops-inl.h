@@ -78,8 +78,8 @@ template <int kHeads, int kVectors, bool kCareful = false, typename T, class D>
 HWY_INLINE void AddWords(D d, const T* p, const float* factors, VecF<D> (&sum)[kHeads][kVectors]) {
   VecF<D> e[kVectors][kWord<T>];
   LoadWordVectors<kVectors>(d, p, e);
-  for (int h = 0; h < kHeads; ++h) {
-    for (int w = 0; w < kWord<T>; ++w) {
+  for (int w = 0; w < kWord<T>; ++w) {
+    for (int h = 0; h < kHeads; ++h) {
       const float factor = factors[h * kWord<T> + w];
       if (kCareful && factor == 0.0f) continue;
       const auto f = hn::Set(d, factor);
