@@ -9,6 +9,7 @@
 #include "core/io/tokenizer_json.h"
 #include "core/io/unicode.h"
 #include "tests/core/io/tokenizer_test_util.h"
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 namespace {
@@ -234,10 +235,10 @@ TEST(Tokenizer, LongTextsAndLongWordsTakeNearLinearTime) {
     // SentencePiece is the library's own time.
     if (path.find(".model") != std::string::npos) continue;
     const auto tokenizer = Load(path);
-    // Generous for sanitizers and busy machines: a quadratic loop would take minutes.
-    EXPECT_LT(Seconds(*tokenizer, prose), 10) << path;
-    EXPECT_LT(Seconds(*tokenizer, letters), 5) << path;
-    EXPECT_LT(Seconds(*tokenizer, spaces), 5) << path;
+    // Generous for busy machines: a quadratic loop would take minutes.
+    EXPECT_LT(Seconds(*tokenizer, prose), 10 * kSlowness) << path;
+    EXPECT_LT(Seconds(*tokenizer, letters), 5 * kSlowness) << path;
+    EXPECT_LT(Seconds(*tokenizer, spaces), 5 * kSlowness) << path;
     RecordProperty("prose_seconds", std::to_string(Seconds(*tokenizer, prose)));
   }
 }
