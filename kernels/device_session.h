@@ -39,8 +39,10 @@ class DeviceSession {
   Result<void*> Scratch(size_t bytes);
   // A copy of a small array of the host, for one call likewise.
   Result<void*> Upload(const void* data, size_t bytes);
+  // Counters of blocks that end, zero between kernels.
+  int32_t* counters() { return reinterpret_cast<int32_t*>(counters_.data()); }
   // Device memory held now.
-  size_t bytes() const { return scratch_.size() + uploads_.size() + matmul_->workspace_bytes(); }
+  size_t bytes() const { return scratch_.size() + uploads_.size() + counters_.size() + matmul_->workspace_bytes(); }
 
  private:
   DeviceSession() = default;
@@ -50,7 +52,7 @@ class DeviceSession {
   OwnedStream stream_;
   std::unique_ptr<cuda::Matmul> matmul_;
   Status status_;
-  Buffer scratch_, uploads_;
+  Buffer scratch_, uploads_, counters_;
 };
 
 }  // namespace quire

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "core/base/context.h"
+#include "core/base/status.h"
 #include "kernels/page_table.h"
 
 namespace quire {
@@ -36,5 +37,16 @@ struct PageOp {
 // As if one op ran after the other. Ids are valid; from ≠ to. ops and listed are the host's.
 void RunPageOps(const Context& ctx, const LayersOfPages& layers, std::span<const PageOp> ops,
                 std::span<const int32_t> listed);
+
+// K and V of a sequence's pages from seeded random numbers, on a GPU (the CPU's are in kvstore/fill_random.cc, which has the
+// rules). seeds [layers], table [4096] of the cache's dtype and pages are the host's.
+struct PageFill {
+  std::span<const uint64_t> seeds;
+  const void* table = nullptr;
+  std::span<const int32_t> pages;  // logical order; negative: not there
+  int64_t length = 0;
+  int first_kv_head = 0;
+};
+Status FillPagesOnGpu(const Context& ctx, const LayersOfPages& layers, const PageFill& fill);
 
 }  // namespace quire

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "core/base/check.h"
-#include "core/base/device_memory.h"
 #include "core/base/dtype.h"
 #include "kvstore/page_storage.h"
 
@@ -145,52 +144,26 @@ struct Fill {
   }
 };
 
-// One layer's pages and metadata groups of a sequence, in host memory.
-class HostLayer {
- public:
-  HostLayer(const PageFormat& format, std::span<const int32_t> pages, std::span<const int32_t> groups)
-      : format_(format), pages_(pages), groups_(groups), ids_(pages.size()) {
-    for (size_t i = 0; i < pages.size(); ++i) ids_[i] = pages[i] < 0 ? -1 : static_cast<int32_t>(i);
-    const size_t size = static_cast<size_t>(ElementSize(format.dtype));
-    k_.resize(pages.size() * static_cast<size_t>(format.k_page_stride) * size);
-    v_.resize(pages.size() * static_cast<size_t>(format.v_page_stride) * size);
-    meta_.resize(groups.size() * static_cast<size_t>(format.meta_group_stride) * size);
-    over_.resize(groups.size() * static_cast<size_t>(format.over_group_stride) * size);
-  }
-
-  LayerPages pages() { return {k_.data(), v_.data(), meta_.data(), over_.data()}; }
-  const int32_t* page_ids() const { return ids_.data(); }
-
-  Status CopyTo(Device device, const LayerPages& to, Stream stream) const {
-    RETURN_IF_ERROR(Copy(device, to.k, k_, format_.k_page_stride, pages_, stream));
-    RETURN_IF_ERROR(Copy(device, to.v, v_, format_.v_page_stride, pages_, stream));
-    RETURN_IF_ERROR(Copy(device, to.meta, meta_, format_.meta_group_stride, groups_, stream));
-    return Copy(device, to.over, over_, format_.over_group_stride, groups_, stream);
-  }
-
- private:
-  // Block i goes to place ids[i]; neighbours that stay neighbours go together.
-  Status Copy(Device device, void* to, const std::vector<std::byte>& from, int64_t stride, std::span<const int32_t> ids,
-              Stream stream) const {
-    const int64_t bytes = stride * ElementSize(format_.dtype);
-    for (size_t begin = 0; begin < ids.size();) {
-      size_t end = begin + 1;
-      while (end < ids.size() && ids[begin] >= 0 && ids[end] == ids[end - 1] + 1) ++end;
-      if (ids[begin] >= 0) {
-        RETURN_IF_ERROR(CopyToDevice(device, static_cast<std::byte*>(to) + ids[begin] * bytes,
-                                     from.data() + static_cast<int64_t>(begin) * bytes,
-                                     static_cast<size_t>(bytes) * (end - begin), stream));
-      }
-      begin = end;
+// The metadata of filled pages, as appends would have left it: a column of every group at a time.
+void RecomputeAll(const Context& ctx, const LayersOfPages& layers, std::span<const int32_t> pages,
+                  std::span<const int32_t> groups, int64_t length) {
+  const int page_size = layers.format.page_size;
+  std::vector<PageOp> ops;
+  for (int column = 0; column < kPagesPerGroup; ++column) {
+    for (size_t g = 0; g < groups.size(); ++g) {
+      const int64_t first = static_cast<int64_t>(g) * kPagesPerGroup, page = first + column;
+      if (groups[g] < 0 || page >= std::ssize(pages) || pages[static_cast<size_t>(page)] < 0) continue;
+      PageOp op;
+      op.kind = PageOp::Kind::kRecomputeMetadata;
+      op.to = groups[g];
+      op.columns = column + 1;
+      op.slots = static_cast<int32_t>(std::min<int64_t>(page_size, length - page * page_size));
+      op.pages_begin = static_cast<int32_t>(first);
+      ops.push_back(op);
     }
-    return OkStatus();
   }
-
-  PageFormat format_;
-  std::span<const int32_t> pages_, groups_;
-  std::vector<int32_t> ids_;  // logical places of the pages that are there
-  std::vector<std::byte> k_, v_, meta_, over_;
-};
+  RunPageOps(ctx, layers, ops, pages);
+}
 
 }  // namespace
 
@@ -232,17 +205,11 @@ Status PageStorage::FillRandom(const Context& ctx, int cache_group, std::span<co
       });
       return;
     }
-    // A layer at a time in host memory, in logical order, and from there to where its pages lie.
-    HostLayer layer(memory.format, pages, metadata_groups);
-    for (int index = 0; index < std::ssize(layers); ++index) {
-      const Fill<T> fill{layer.pages(), memory.format, table.data(), layer.page_ids(), num_pages, length, seed_of(index)};
-      ctx.pool->ParallelFor(num_groups, [&](int64_t group, int) {
-        const bool there = config_.metadata && metadata_groups[static_cast<size_t>(group)] >= 0;
-        fill.OneGroup(group, there ? static_cast<int32_t>(group) : -1, first_kv_head);
-      });
-      status = layer.CopyTo(memory.k.device(), LayerOf(memory, index), ctx.stream);
-      if (!status.ok()) return;
-    }
+    std::vector<uint64_t> seeds;
+    for (int index = 0; index < std::ssize(layers); ++index) seeds.push_back(seed_of(index));
+    const LayersOfPages there = LayersOf(static_cast<size_t>(cache_group));
+    status = FillPagesOnGpu(ctx, there, {seeds, table.data(), pages, length, first_kv_head});
+    if (status.ok() && config_.metadata) RecomputeAll(ctx, there, pages, metadata_groups, length);
   });
   return status;
 }

@@ -98,9 +98,9 @@ bool TensorDecodeFits(const PageFormat& f, int group) {
 AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_heads, int most_pages) {
   AttentionDecodeConfig c;
   const int group = q_heads / f.kv_heads, page_slots = PageSlots(f);
-  // A shorter list may have more chunks, or longer ones: the ends of ChunkSlots' bands.
-  for (const int64_t slots : {int64_t{32 * 128}, int64_t{64 * 256}, int64_t{128 * 512}, int64_t{INT32_MAX}}) {
-    const int pages = static_cast<int>(std::min<int64_t>(most_pages, slots / page_slots));
+  // A shorter list may have more chunks, or longer ones: the bands' ends.
+  for (const Band& band : kBands) {
+    const int pages = static_cast<int>(std::min<int64_t>(most_pages, band.slots / page_slots));
     c.parts = std::max(c.parts, Chunks(pages, page_slots));
     c.chunk_slots = std::max(c.chunk_slots, ChunkSlots(pages, page_slots));
     if (pages == most_pages) break;
@@ -133,7 +133,7 @@ size_t AttentionDecodeWorkspace(const AttentionDecodeParams& p, int most_pages) 
   return sizeof(float) * static_cast<size_t>(records + lse);
 }
 
-Status MakeDecodeArgs(const AttentionDecodeParams& p, int most_pages, void* workspace, DecodeArgs* args) {
+Status MakeDecodeArgs(const AttentionDecodeParams& p, int most_pages, void* workspace, int32_t* counters, DecodeArgs* args) {
   const PageFormat& f = p.table.format;
   if (p.q_heads % f.kv_heads != 0) {
     return Internal("decode attention: " + std::to_string(p.q_heads) + " query heads on " + std::to_string(f.kv_heads) + " KV heads");
@@ -153,6 +153,10 @@ Status MakeDecodeArgs(const AttentionDecodeParams& p, int most_pages, void* work
   a.page_slots = AttentionDecodeConfig::PageSlots(f);
   a.page_magic = DivisionMagic(a.page_slots);
   a.records = static_cast<float*>(workspace);
+  // A block's own merging costs each block a fence, and the last one the reading of all chunks: worth it for a few.
+  constexpr int kMostMergedByBlocks = 8;
+  const bool few = a.c.parts <= kMostMergedByBlocks && int64_t{p.rows} * f.kv_heads * a.c.passes <= kDecodeCounters;
+  a.counters = a.c.tensor_cores && few ? counters : nullptr;
   a.lse = p.lse;
   if (p.mass != nullptr && p.lse == nullptr) {
     a.lse = a.records + (a.c.direct ? 0 : int64_t{p.rows} * f.kv_heads * a.c.parts * a.c.record_floats);
@@ -169,10 +173,10 @@ Status LaunchDecodeMerge(Stream stream, const DecodeArgs& a) {
   return simt::Launch<MergeDecodeKernel>(shape, stream, a);
 }
 
-template Status AttentionDecode<IdentityMod>(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*);
+template Status AttentionDecode<IdentityMod>(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*, int32_t*);
 
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace) {
-  return AttentionDecode(stream, params, most_pages, IdentityMod{}, workspace);
+  return AttentionDecode(stream, params, most_pages, IdentityMod{}, workspace, nullptr);
 }
 
 }  // namespace quire::cuda

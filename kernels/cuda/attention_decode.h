@@ -2,8 +2,8 @@
 // memory here (`selection` itself is read on the host, at the launch). Queries and results are f32; the cache is bf16, f16 or
 // f32. A row whose sequence is negative is padding and counts as empty: 0 and −inf.
 //
-// A list of pages is cut into chunks of slots by its own number of pages alone; a block takes one chunk of one (row, KV head) and
-// a second kernel merges the chunks in order. So a head's bits depend on its row, length and list, never on the batch, the other
+// A list of pages is cut into chunks of slots by its own number of pages alone; a block takes one chunk of one (row, KV head), and
+// the last block of a list, or a second kernel, merges the chunks in order. So a head's bits depend on its row, length and list, never on the batch, the other
 // heads or the longest row there may be. (One exception, as on the CPU: groups of four heads and more go over tensor cores, so
 // ranks that share a KV head and hold less than four of its heads may round differently.)
 #pragma once
@@ -25,11 +25,25 @@ struct AttentionDecodeConfig {
 
   // Slots of a page with its V words whole.
   static constexpr int PageSlots(const PageFormat& f) { return (f.page_size + f.word - 1) / f.word * f.word; }
-  // Slots of a chunk for a list of so many pages. Long lists get longer chunks: fewer partial results, still enough blocks.
-  // Whole pages where they fit.
+  // Up to so many slots of a list its chunks have at most so many. Long lists get longer chunks: fewer partial results, still
+  // enough blocks; and from 512 on each warp has four tiles, so that loads of one go under the work on another.
+  struct Band {
+    int64_t slots;
+    int chunk;
+  };
+  static constexpr Band kBands[] = {{512, kLeastChunk}, {1024, 256}, {64 * 1024, 512}, {INT32_MAX, kMostChunk}};
+
+  // Slots of a chunk for a list of so many pages: whole pages where they fit.
   static constexpr int ChunkSlots(int pages, int page_slots) {
     const int64_t slots = int64_t{pages} * page_slots;
-    const int chunk = slots <= 32 * 128 ? kLeastChunk : slots <= 64 * 256 ? 256 : slots <= 128 * 512 ? 512 : kMostChunk;
+    int chunk = kMostChunk;
+    if (slots <= kBands[0].slots) {
+      chunk = kBands[0].chunk;
+    } else if (slots <= kBands[1].slots) {
+      chunk = kBands[1].chunk;
+    } else if (slots <= kBands[2].slots) {
+      chunk = kBands[2].chunk;
+    }
     return page_slots <= chunk ? chunk / page_slots * page_slots : chunk;
   }
   static constexpr int Chunks(int pages, int page_slots) {
@@ -52,16 +66,21 @@ struct AttentionDecodeConfig {
   std::string ToString() const;
 };
 
+inline constexpr int kDecodeCounters = 16384;
+
 // Bytes of workspace for these sizes; of params' pointers it matters only whether mass and lse are null.
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params, int most_pages);
 
 // most_pages: at least every row's listed pages (dense: of its length; a captured graph passes the most there may be). A row
 // with more comes back as NaN. workspace: AttentionDecodeWorkspace bytes of device memory, 16-byte aligned.
+// counters: kDecodeCounters zeros in device memory, which every call leaves zero and which calls of one stream share: where lists
+// have few chunks, the last block of each then merges them. Null: a second kernel does, with the same bits.
 // Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size; attention mass reads the k_dim once more.
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace);
 // With a Mod (kernels/mods.h), whose functors are device functions and what they point to device memory. Compiled for
 // IdentityMod and SoftCapMod; for others include kernels/cuda/flex_attention.cuh where nvcc compiles.
 template <class Mod>
-Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, const Mod& mod, void* workspace);
+Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, const Mod& mod, void* workspace,
+                       int32_t* counters = nullptr);
 
 }  // namespace quire::cuda

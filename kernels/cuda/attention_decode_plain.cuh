@@ -181,8 +181,8 @@ struct PlainDecodeKernel {
   QUIRE_DEVICE static void Run(const Params& a) {
     const AttentionDecodeParams& p = a.p;
     const PageFormat& f = p.table.format;
-    const int chunk = simt::BlockX(), kv_head = simt::BlockY() / a.c.passes, row = simt::BlockZ();
-    const int group = p.q_heads / f.kv_heads, first_head = simt::BlockY() % a.c.passes * kHeads;
+    const int kv_head = simt::BlockX() / a.c.passes, chunk = simt::BlockY(), row = simt::BlockZ();
+    const int group = p.q_heads / f.kv_heads, first_head = simt::BlockX() % a.c.passes * kHeads;
     const PageList list = ListOf(a, row, kv_head);
     const ListChunk c = ChunkOf(a, list, chunk);
     if (list.count > a.most_pages) {
@@ -265,12 +265,8 @@ struct PlainDecodeKernel {
 
 template <typename T, int kHeads, int kVec, class Mod>
 Status LaunchPlainDecode(Stream stream, const ModDecodeArgs<Mod>& a) {
-  simt::LaunchShape shape;
-  shape.grid_x = a.c.parts;
-  shape.grid_y = a.p.table.format.kv_heads * a.c.passes;
-  shape.grid_z = a.p.rows;
-  shape.threads = a.c.threads;
   using Kernel = PlainDecodeKernel<T, kHeads, kVec, Mod>;
+  simt::LaunchShape shape = DecodeShape(a);
   shape.shared_bytes = Kernel::Bytes(a.p.table.format, a.c.chunk_slots, a.page_slots);
   return simt::Launch<Kernel>(shape, stream, a);
 }

@@ -3,6 +3,7 @@
 
 namespace quire::cuda {
 
-template Status AttentionDecode<SoftCapMod>(Stream, const AttentionDecodeParams&, int, const SoftCapMod&, void*);
+template Status AttentionDecode<SoftCapMod>(Stream, const AttentionDecodeParams&, int, const SoftCapMod&, void*,
+                                            int32_t*);
 
 }  // namespace quire::cuda

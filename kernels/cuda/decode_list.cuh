@@ -17,6 +17,7 @@ struct DecodeArgs {
   uint32_t page_magic = 0;   // DivisionMagic(page_slots)
   float* records = nullptr;  // [rows][kv_heads][parts][record_floats]
   float* lse = nullptr;      // [rows][q_heads], nullable
+  int32_t* counters = nullptr;  // [rows][kv_heads][passes] zeros; null: a kernel of its own merges
 };
 
 // What a kernel with a Mod takes.
@@ -75,7 +76,10 @@ QUIRE_DEVICE PageList ListOf(const DecodeArgs& a, int row, int kv_head) {
     const int64_t block = int64_t{row} * f.kv_heads + kv_head;
     const int32_t* pages = s.pages + block * s.max_pages;
     const int n = seq < 0 ? 0 : s.counts[block];
-    const int begin = FirstNotBelow(pages, n, list.first_page), stop = FirstNotBelow(pages, n, end);
+    // Mostly all of them count, which two loads at once tell; a search waits for one after the other.
+    const bool from_first = n == 0 || pages[0] >= list.first_page, to_last = n == 0 || pages[n - 1] < end;
+    const int begin = from_first ? 0 : FirstNotBelow(pages, n, list.first_page);
+    const int stop = to_last ? n : FirstNotBelow(pages, n, end);
     list.pages = pages + begin;
     list.count = stop - begin;
     if (s.slot_mask != nullptr) {
@@ -133,13 +137,28 @@ QUIRE_DEVICE void WriteLse(const DecodeArgs& a, int row, int head, float max, fl
   if (a.lse != nullptr) a.lse[int64_t{row} * a.p.q_heads + head] = lse;
 }
 
-// What `heads` heads of a row with more than most_pages get, from all threads of a block.
-QUIRE_DEVICE void RefuseRow(const DecodeArgs& a, int row, int head, int heads) {
+// The same result for `heads` heads of a row, from all threads of a block.
+QUIRE_DEVICE void FillRow(const DecodeArgs& a, int row, int head, int heads, float value, float sum) {
   const int v_dim = a.p.table.format.v_dim;
   for (int i = simt::ThreadIndex(); i < heads * v_dim; i += simt::BlockThreads()) {
-    WriteOut(a, row, head + i / v_dim, i % v_dim, QuietNan(), 1.0f);
+    WriteOut(a, row, head + i / v_dim, i % v_dim, value, sum);
   }
-  for (int h = simt::ThreadIndex(); h < heads; h += simt::BlockThreads()) WriteLse(a, row, head + h, QuietNan(), 1.0f);
+  for (int h = simt::ThreadIndex(); h < heads; h += simt::BlockThreads()) WriteLse(a, row, head + h, value, sum);
+}
+// Of a row with more than most_pages.
+QUIRE_DEVICE void RefuseRow(const DecodeArgs& a, int row, int head, int heads) { FillRow(a, row, head, heads, QuietNan(), 1.0f); }
+// Of a row that reads nothing.
+QUIRE_DEVICE void EmptyRow(const DecodeArgs& a, int row, int head, int heads) { FillRow(a, row, head, heads, 0.0f, 0.0f); }
+
+// Heads next to each other in the grid, for so their blocks of a page lie: they are read at about the same time.
+inline simt::LaunchShape DecodeShape(const DecodeArgs& a) {
+  simt::LaunchShape shape;
+  shape.grid_x = int64_t{a.p.table.format.kv_heads} * a.c.passes;
+  shape.grid_y = a.c.parts;
+  shape.grid_z = a.p.rows;
+  shape.threads = a.c.threads;
+  shape.shared_bytes = a.c.shared_bytes;
+  return shape;
 }
 
 // What the mask leaves of one page for heads [first_head, first_head + heads): of its keys that the row sees.
@@ -159,6 +178,6 @@ QUIRE_DEVICE MaskState PageState(const ModDecodeArgs<Mod>& a, const PageList& li
 bool TensorDecodeFits(const PageFormat& format, int group);
 Status LaunchDecodeMerge(Stream stream, const DecodeArgs& args);
 // Fills all but the Mod; workspace as in AttentionDecode.
-Status MakeDecodeArgs(const AttentionDecodeParams& params, int most_pages, void* workspace, DecodeArgs* args);
+Status MakeDecodeArgs(const AttentionDecodeParams& params, int most_pages, void* workspace, int32_t* counters, DecodeArgs* args);
 
 }  // namespace quire::cuda

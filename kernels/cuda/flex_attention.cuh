@@ -13,14 +13,15 @@
 namespace quire::cuda {
 
 template <class Mod>
-Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, const Mod& mod, void* workspace) {
+Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, const Mod& mod, void* workspace,
+                       int32_t* counters) {
   ModDecodeArgs<Mod> args{{}, mod};
-  RETURN_IF_ERROR(MakeDecodeArgs(params, most_pages, workspace, &args));
+  RETURN_IF_ERROR(MakeDecodeArgs(params, most_pages, workspace, counters, &args));
   RETURN_IF_ERROR(args.c.tensor_cores ? LaunchTensorDecode(stream, args)
                                       : VisitFloatDType(params.table.format.dtype, [&](auto t) {
                                           return LaunchPlainHeads<decltype(t)>(stream, args);
                                         }));
-  if (!args.c.direct) RETURN_IF_ERROR(LaunchDecodeMerge(stream, args));
+  if (!args.c.direct && args.counters == nullptr) RETURN_IF_ERROR(LaunchDecodeMerge(stream, args));
   return params.mass == nullptr ? OkStatus() : LaunchDecodeMass(stream, args);
 }
 

@@ -30,13 +30,16 @@ struct QuestParams {
   float* scores = nullptr;  // workspace [rows][kv_heads][max_groups * 16]
 };
 
-// Grid of the scores, of lengths alone. A page's score is the same whatever the cut.
+// How the scores' work is cut, of sizes alone. A page's score is the same whatever the cut.
 struct QuestScoresConfig {
+  bool tensor_cores = false;
+  int heads_at_once = 1;  // query heads of a KV head that a warp scores together
   int warps = 4;
   int groups_per_warp = 1;
   int parts = 1;  // blocks along the groups
   size_t shared_bytes = 0;
-  static QuestScoresConfig For(int max_groups, int group_heads, int k_dim);
+  // max_groups: as in QuestParams.
+  static QuestScoresConfig For(const PageFormat& format, int rows, int q_heads, int max_groups);
   std::string ToString() const;
 };
 

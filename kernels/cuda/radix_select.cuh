@@ -1,5 +1,5 @@
-// The threshold of a top-k in one block: a radix search over ordered keys, eight bits at a time from the top. Device code that
-// the top-k of pages and the top candidates of logits share.
+// The threshold of a top-k in one block: a radix search over ordered keys. Device code that the top-k of pages and the top
+// candidates of logits share.
 #pragma once
 
 #include <cstddef>
@@ -21,61 +21,96 @@ QUIRE_DEVICE float KeyToFloat(uint32_t key) {
 }
 
 struct RadixSelectShared {
-  uint32_t histogram[256];
-  uint32_t warp_sums[8];
+  uint32_t histogram[2][256];  // passes take turns
+  uint32_t least[32], most[32];  // of each warp
   uint32_t digit, wanted, in_bin;
 };
 
-// Keys whose bits under `mask` exceed `prefix` are taken, and of those that equal it the first `ties`.
+// Keys above `last` are taken, and of those from `low` to `last` the first `ties`.
 struct KeyThreshold {
-  uint32_t mask = 0, prefix = 0;
+  uint32_t low = 0, last = 0;
   int ties = 0;
+  QUIRE_DEVICE bool Sure(uint32_t key) const { return key > last; }
+  QUIRE_DEVICE bool Tie(uint32_t key) const { return key >= low && key <= last; }
 };
 
-// The threshold of the k largest of key(0) … key(n − 1), 0 < k ≤ n. All threads of a block of at least 256 call it; key is
-// read several times. Starts and ends with a barrier.
+// The threshold of the k largest of key(0) … key(n − 1), 0 < k ≤ n. All threads of a block of at least 64 call it; key is
+// read several times. Starts and ends with a barrier. Keys of 0 (NaN) come last.
+//
+// The range of the keys is divided into 256 bins, then that of the bin in which the k-th key lies, and so on until all of a
+// bin is in, or its keys are one: mostly two or three passes, for the range is that of the keys and not all numbers'.
 template <typename Key>
 QUIRE_DEVICE KeyThreshold FindThreshold(const Key& key, int n, int k, RadixSelectShared& s) {
+  const int thread = simt::ThreadIndex(), threads = simt::BlockThreads(), warps = threads / simt::kWarpSize;
+  constexpr int kBinBits = 8, kBins = 256 / simt::kWarpSize;  // of a lane
+  simt::SyncThreads();
+  uint32_t low = 0xffffffffu, most = 0;
+#pragma unroll 4
+  for (int i = thread; i < n; i += threads) {
+    const uint32_t x = key(i);
+    most = x > most ? x : most;
+    low = x != 0 && x < low ? x : low;
+  }
+  low = simt::ReduceMin(simt::kFullMask, low);
+  most = simt::ReduceMax(simt::kFullMask, most);
+  if (simt::Lane() == 0) {
+    s.least[simt::Warp()] = low;
+    s.most[simt::Warp()] = most;
+  }
+  for (int i = thread; i < 256; i += threads) s.histogram[0][i] = 0;
+  simt::SyncThreads();
+  low = simt::ReduceMin(simt::kFullMask, simt::Lane() < warps ? s.least[simt::Lane()] : 0xffffffffu);
+  most = simt::ReduceMax(simt::kFullMask, simt::Lane() < warps ? s.most[simt::Lane()] : 0u);
   KeyThreshold t;
   t.ties = k;
-  const int thread = simt::ThreadIndex(), threads = simt::BlockThreads();
-  for (int shift = 24; shift >= 0; shift -= 8) {
+  if (most == 0) return t;  // all are NaN
+  uint32_t width = most - low;  // of the range, less 1
+  int shift = 0;
+  while (width >> shift >> kBinBits != 0) ++shift;
+  for (int pass = 0;; pass ^= 1) {
+    uint32_t* histogram = s.histogram[pass];
+#pragma unroll 4
+    for (int i = thread; i < n; i += threads) {
+      const uint32_t x = key(i);
+      if (x != 0 && x >= low && x - low <= width) simt::AtomicAdd(&histogram[(x - low) >> shift], 1u);
+    }
     simt::SyncThreads();
-    if (thread < 256) s.histogram[thread] = 0;
-    simt::SyncThreads();
-    // Whole warps stay in the loop; lanes with the same digit add once.
-    for (int base = 0; base < n; base += threads) {
-      const int i = base + thread;
-      const uint32_t x = i < n ? key(i) : 0;
-      const bool counts = i < n && (x & t.mask) == t.prefix;
-      const uint32_t digit = counts ? (x >> shift) & 255u : 256u;
-      const uint32_t mates = simt::MatchAny(simt::kFullMask, digit);
-      if (counts && simt::Lane() == simt::LowestBit(mates)) {
-        simt::AtomicAdd(&s.histogram[digit], static_cast<uint32_t>(simt::PopCount(mates)));
+    if (simt::Warp() == 0) {
+      // Sums from the largest bin down: lane l has bins 255 − 8l and the next seven.
+      int count[kBins], sum = 0;
+#pragma unroll
+      for (int i = 0; i < kBins; ++i) {
+        count[i] = static_cast<int>(histogram[255 - simt::Lane() * kBins - i]);
+        sum += count[i];
       }
-    }
-    simt::SyncThreads();
-    // Sums from the largest digit down, a digit a thread.
-    int count = 0, sum = 0;
-    if (thread < 256) {
-      count = static_cast<int>(s.histogram[255 - thread]);
-      sum = simt::WarpInclusiveSum(count);
-      if (simt::Lane() == 31) s.warp_sums[simt::Warp()] = static_cast<uint32_t>(sum);
-    }
-    simt::SyncThreads();
-    if (thread < 256) {
-      for (int w = 0; w < simt::Warp(); ++w) sum += static_cast<int>(s.warp_sums[w]);
-      if (sum >= t.ties && sum - count < t.ties) {
-        s.digit = static_cast<uint32_t>(255 - thread);
-        s.wanted = static_cast<uint32_t>(t.ties - (sum - count));
-        s.in_bin = static_cast<uint32_t>(count);
+      int before = simt::WarpInclusiveSum(sum) - sum;
+#pragma unroll
+      for (int i = 0; i < kBins; ++i) {
+        if (before < t.ties && before + count[i] >= t.ties) {
+          s.digit = static_cast<uint32_t>(255 - simt::Lane() * kBins - i);
+          s.wanted = static_cast<uint32_t>(t.ties - before);
+          s.in_bin = static_cast<uint32_t>(count[i]);
+        }
+        before += count[i];
       }
+      if (simt::Lane() == simt::kWarpSize - 1 && before < t.ties) {  // more are wanted than are numbers
+        s.digit = 256;
+        s.wanted = static_cast<uint32_t>(t.ties - before);
+      }
+    } else if (simt::Warp() == 1) {
+      uint32_t* next = s.histogram[pass ^ 1];
+#pragma unroll
+      for (int i = 0; i < kBins; ++i) next[simt::Lane() + i * simt::kWarpSize] = 0;
     }
     simt::SyncThreads();
-    t.prefix |= s.digit << shift;
-    t.mask |= 255u << shift;
     t.ties = static_cast<int>(s.wanted);
-    if (static_cast<int>(s.in_bin) == t.ties) break;  // all keys with this prefix are in
+    if (s.digit == 256) break;
+    low += s.digit << shift;
+    width = (1u << shift) - 1;
+    t.low = low;
+    t.last = most - low < width ? most : low + width;
+    if (shift == 0 || static_cast<int>(s.in_bin) == t.ties) break;
+    shift = shift > kBinBits ? shift - kBinBits : 0;
   }
   simt::SyncThreads();
   return t;
@@ -85,37 +120,55 @@ struct CompactionShared {
   int sure[2][32], ties[2][32];  // of each warp; two rounds take turns
 };
 
-// Where taken elements go, in order of their index: call Place once for each round of BlockThreads() elements, all threads,
-// rounds in order. Returns the place of this thread's element or −1.
+// Where taken elements go, in order of their index: call Places once for each round of BlockThreads() · kRounds elements, all
+// threads, rounds in order. Element i of a thread is number Warp() · 32 · kRounds + 32 · i + Lane() of the round.
 class OrderedCompaction {
  public:
   QUIRE_DEVICE explicit OrderedCompaction(int ties) : ties_left_(ties) {}
-  // sure: taken whatever; tie: taken while there are ties left.
-  QUIRE_DEVICE int Place(bool sure, bool tie, CompactionShared& s) {
-    const uint32_t sures = simt::Ballot(simt::kFullMask, sure), ties = simt::Ballot(simt::kFullMask, tie);
-    const uint32_t below = (1u << simt::Lane()) - 1;
+  // sure: taken whatever; tie: taken while there are ties left. places: of this thread's elements, or −1.
+  template <int kRounds>
+  QUIRE_DEVICE void Places(const bool (&sure)[kRounds], const bool (&tie)[kRounds], CompactionShared& s, int (&places)[kRounds]) {
+    uint32_t sures[kRounds], ties[kRounds];
+    int sure_here = 0, ties_here = 0;  // of this warp
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      sures[i] = simt::Ballot(simt::kFullMask, sure[i]);
+      ties[i] = simt::Ballot(simt::kFullMask, tie[i]);
+      sure_here += simt::PopCount(sures[i]);
+      ties_here += simt::PopCount(ties[i]);
+    }
     if (simt::Lane() == 0) {
-      s.sure[round_][simt::Warp()] = simt::PopCount(sures);
-      s.ties[round_][simt::Warp()] = simt::PopCount(ties);
+      s.sure[round_][simt::Warp()] = sure_here;
+      s.ties[round_][simt::Warp()] = ties_here;
     }
     simt::SyncThreads();
-    int sure_before = 0, ties_before = 0, all_sure = 0, all_ties = 0;
-    for (int w = 0; w < simt::BlockThreads() / simt::kWarpSize; ++w) {
-      sure_before += w < simt::Warp() ? s.sure[round_][w] : 0;
-      ties_before += w < simt::Warp() ? s.ties[round_][w] : 0;
-      all_sure += s.sure[round_][w];
-      all_ties += s.ties[round_][w];
-    }
+    // Every warp sums over the warps, one a lane.
+    const bool there = simt::Lane() < simt::BlockThreads() / simt::kWarpSize;
+    const int all = there ? s.sure[round_][simt::Lane()] : 0, all_tied = there ? s.ties[round_][simt::Lane()] : 0;
+    const int sums = simt::WarpInclusiveSum(all), tied_sums = simt::WarpInclusiveSum(all_tied);
+    int sure_before = simt::ShuffleIndex(simt::kFullMask, sums, simt::Warp()) - sure_here;
+    int ties_before = simt::ShuffleIndex(simt::kFullMask, tied_sums, simt::Warp()) - ties_here;
+    const int all_sure = simt::ShuffleIndex(simt::kFullMask, sums, simt::kWarpSize - 1);
+    const int all_ties = simt::ShuffleIndex(simt::kFullMask, tied_sums, simt::kWarpSize - 1);
     round_ ^= 1;
-    sure_before += simt::PopCount(sures & below);
-    ties_before += simt::PopCount(ties & below);
-    const int ties_taken_before = ties_before < ties_left_ ? ties_before : ties_left_;
-    const bool take = sure || (tie && ties_before < ties_left_);
-    const int place = take ? count_ + sure_before + ties_taken_before : -1;
+    const uint32_t below = (1u << simt::Lane()) - 1;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int tied = ties_before + simt::PopCount(ties[i] & below);
+      const bool take = sure[i] || (tie[i] && tied < ties_left_);
+      places[i] = take ? count_ + sure_before + simt::PopCount(sures[i] & below) + (tied < ties_left_ ? tied : ties_left_) : -1;
+      sure_before += simt::PopCount(sures[i]);
+      ties_before += simt::PopCount(ties[i]);
+    }
     const int ties_taken = all_ties < ties_left_ ? all_ties : ties_left_;
     count_ += all_sure + ties_taken;
     ties_left_ -= ties_taken;
-    return place;
+  }
+  QUIRE_DEVICE int Place(bool sure, bool tie, CompactionShared& s) {
+    const bool sures[1] = {sure}, ties[1] = {tie};
+    int place[1];
+    Places(sures, ties, s, place);
+    return place[0];
   }
   QUIRE_DEVICE int count() const { return count_; }
 

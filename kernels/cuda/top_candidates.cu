@@ -55,10 +55,10 @@ struct ChunkKernel {
       best = key > best ? key : best;
     }
     best = simt::ReduceMax(simt::kFullMask, best);
-    if (simt::Lane() == 0) s.select.histogram[simt::Warp()] = best;
+    if (simt::Lane() == 0) s.select.histogram[0][simt::Warp()] = best;
     simt::SyncThreads();
     for (int w = 0; w < simt::BlockThreads() / simt::kWarpSize; ++w) {
-      best = s.select.histogram[w] > best ? s.select.histogram[w] : best;
+      best = s.select.histogram[0][w] > best ? s.select.histogram[0][w] : best;
     }
     const float max = best == 0 ? -__builtin_huge_valf() : KeyToFloat(best);
     float sum = 0;
@@ -80,8 +80,7 @@ struct ChunkKernel {
     int32_t* out_ids = params.w.ids + at * params.c.kept;
     for (int base = 0; base < n; base += simt::BlockThreads()) {
       const int i = base + simt::ThreadIndex();
-      const uint32_t prefix = i < n ? keys[i] & t.mask : 0;
-      const int place = compaction.Place(i < n && prefix > t.prefix, i < n && prefix == t.prefix, s.compaction);
+      const int place = compaction.Place(i < n && t.Sure(keys[i]), i < n && t.Tie(keys[i]), s.compaction);
       if (place < 0) continue;
       out_keys[place] = keys[i];
       out_ids[place] = p.vocab_begin + static_cast<int32_t>(begin) + i;
@@ -123,8 +122,7 @@ struct MergeKernel {
     OrderedCompaction compaction(t.ties);
     for (int base = 0; base < n; base += simt::BlockThreads()) {
       const int i = base + simt::ThreadIndex();
-      const uint32_t prefix = i < n ? key(i) & t.mask : 0;
-      const int place = compaction.Place(i < n && prefix > t.prefix, i < n && prefix == t.prefix, s.compaction);
+      const int place = compaction.Place(i < n && t.Sure(key(i)), i < n && t.Tie(key(i)), s.compaction);
       if (place < 0) continue;
       s.best_keys[place] = key(i);
       s.best_ids[place] = ids[i];

@@ -36,7 +36,7 @@ void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, vo
         ctx, [&] { AttentionDecode(ctx, params, mod, workspace); },
         [&](Stream stream) -> Status {
           if (params.rows == 0) return OkStatus();
-          return cuda::AttentionDecode(stream, params, MostPages(params), mod, workspace);
+          return cuda::AttentionDecode(stream, params, MostPages(params), mod, workspace, ctx.session->counters());
         });
   });
 }

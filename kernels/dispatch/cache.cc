@@ -1,9 +1,11 @@
 // What writes the cache: append, and the page operations, which a GPU does many at a time.
+#include <cstring>
 #include <set>
 #include <vector>
 
 #include "kernels/cpu/ops.h"
 #include "kernels/cuda/kv_append.h"
+#include "kernels/cuda/page_fill.h"
 #include "kernels/cuda/page_ops.h"
 #include "kernels/dispatch/dispatch.h"
 #include "kernels/kv_append.h"
@@ -146,6 +148,27 @@ void RunPageOps(const Context& ctx, const LayersOfPages& layers, std::span<const
   Dispatch(
       ctx, [&] { cpu::RunPageOps(ctx, layers, ops, listed); },
       [&](Stream) { return RunOnGpu(ctx, layers, ops, listed); });
+}
+
+Status FillPagesOnGpu(const Context& ctx, const LayersOfPages& layers, const PageFill& fill) {
+  CHECK(ctx.session != nullptr);
+  // One upload: seeds, table, ids.
+  const size_t table_bytes = static_cast<size_t>(ElementSize(layers.format.dtype)) << cuda::kPageFillBits;
+  std::vector<std::byte> bytes(fill.seeds.size_bytes() + table_bytes + fill.pages.size_bytes());
+  std::memcpy(bytes.data(), fill.seeds.data(), fill.seeds.size_bytes());
+  std::memcpy(bytes.data() + fill.seeds.size_bytes(), fill.table, table_bytes);
+  std::memcpy(bytes.data() + fill.seeds.size_bytes() + table_bytes, fill.pages.data(), fill.pages.size_bytes());
+  ASSIGN_OR_RETURN(void* uploaded, ctx.session->Upload(bytes.data(), bytes.size()));
+  const auto* there = static_cast<const std::byte*>(uploaded);
+  cuda::PageFillParams p;
+  p.layers = layers;
+  p.seeds = reinterpret_cast<const uint64_t*>(there);
+  p.table = there + fill.seeds.size_bytes();
+  p.page_ids = reinterpret_cast<const int32_t*>(there + fill.seeds.size_bytes() + table_bytes);
+  p.pages = static_cast<int>(fill.pages.size());
+  p.length = fill.length;
+  p.first_kv_head = fill.first_kv_head;
+  return cuda::FillPages(ctx.session->stream(), p);
 }
 
 }  // namespace quire

@@ -4,6 +4,7 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/page_fill.h"
 #include "kernels/cuda/page_ops.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/top_candidates.h"
@@ -15,11 +16,11 @@ Status Absent() { return FailedPrecondition("this build has no CUDA kernels (QUI
 
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams&, int) { return 0; }
 template <class Mod>
-Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const Mod&, void*) {
+Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const Mod&, void*, int32_t*) {
   return Absent();
 }
-template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*);
-template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const SoftCapMod&, void*);
+template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*, int32_t*);
+template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const SoftCapMod&, void*, int32_t*);
 template <class Mod>
 Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const Mod&) {
   return Absent();
@@ -38,6 +39,7 @@ Status Embed(Stream, DType, const EmbedParams&) { return Absent(); }
 Status RopeTable(Stream, const RopeTableParams&) { return Absent(); }
 Status KvAppend(Stream, DType, const KvAppendParams&) { return Absent(); }
 Result<std::unique_ptr<Matmul>> MakeMatmul(Device) { return Absent(); }
+Status FillPages(Stream, const PageFillParams&) { return Absent(); }
 Status CopyPages(Stream, const LayersOfPages&, const PageCopies&) { return Absent(); }
 Status ZeroPages(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }
 Status CopyGroups(Stream, const LayersOfPages&, const PageCopies&, const int32_t*) { return Absent(); }

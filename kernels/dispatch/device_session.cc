@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/check.h"
+#include "kernels/cuda/attention_decode.h"
 
 namespace quire {
 
@@ -13,6 +14,7 @@ Result<std::unique_ptr<DeviceSession>> DeviceSession::Create(Device device) {
   session->device_ = device;
   ASSIGN_OR_RETURN(session->stream_, OwnedStream::Create(device));
   ASSIGN_OR_RETURN(session->matmul_, cuda::MakeMatmul(device));
+  ASSIGN_OR_RETURN(session->counters_, Buffer::Create(sizeof(int32_t) * cuda::kDecodeCounters, device));
   return session;
 }
 

@@ -329,10 +329,26 @@ inline Status CudaStatus(cudaError_t error, const char* name, const char* what) 
   return Internal(message);
 }
 
+// On sm_90 and later a kernel is put on its multiprocessors while the one before it ends (programmatic dependent launch), and
+// waits there, before it touches memory, until that one's writes are there.
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kMaxThreads, Kernel::kMinBlocks)
     Entry(const __grid_constant__ typename Kernel::Params params) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
   Kernel::Run(params);
+}
+
+// Whether the current device can launch kernels so; asked once a process, whose GPUs are of one kind.
+inline bool LaunchesEarly() {
+  static const bool answer = [] {
+    int device = 0, major = 0;
+    return cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+  }();
+  return answer;
 }
 
 // Puts the kernel on the stream (a cudaStream_t in `handle`). Never waits, never allocates; works under graph capture.
@@ -346,11 +362,18 @@ Status Launch(const LaunchShape& shape, Stream stream, const typename Kernel::Pa
                                                     static_cast<int>(shape.shared_bytes)),
                                Kernel::kName, "shared memory of a block"));
   }
-  const dim3 grid(static_cast<unsigned>(shape.grid_x), static_cast<unsigned>(shape.grid_y),
-                  static_cast<unsigned>(shape.grid_z));
-  Entry<Kernel><<<grid, static_cast<unsigned>(shape.threads), shape.shared_bytes,
-                  static_cast<cudaStream_t>(stream.handle)>>>(params);
-  return CudaStatus(cudaGetLastError(), Kernel::kName, "launch");
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(shape.grid_x), static_cast<unsigned>(shape.grid_y),
+                        static_cast<unsigned>(shape.grid_z));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = static_cast<cudaStream_t>(stream.handle);
+  config.attrs = &early;
+  config.numAttrs = LaunchesEarly() ? 1 : 0;
+  return CudaStatus(cudaLaunchKernelEx(&config, Entry<Kernel>, params), Kernel::kName, "launch");
 }
 
 }  // namespace quire::simt

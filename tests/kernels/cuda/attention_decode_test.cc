@@ -42,8 +42,12 @@ struct Decode : testing::DecodeCall {
     // NaN, so that nothing relies on zeroes; of the exact size.
     std::vector<float> workspace(cuda::AttentionDecodeWorkspace(params, most_pages) / sizeof(float),
                                  std::numeric_limits<float>::quiet_NaN());
-    const Status status = cuda::AttentionDecode(Stream{}, params, most_pages, workspace.data());
+    // Either way of merging: bits are the same, as BothWaysOfMergingGiveTheSameBits shows.
+    std::vector<int32_t> counters(cuda::kDecodeCounters);
+    const Status status =
+        cuda::AttentionDecode(Stream{}, params, most_pages, IdentityMod{}, workspace.data(), seed % 2 == 0 ? nullptr : counters.data());
     ASSERT_TRUE(status.ok()) << status.ToString();
+    ASSERT_EQ(std::count(counters.begin(), counters.end(), 0), std::ssize(counters));
   }
 };
 
@@ -177,13 +181,13 @@ TEST(CudaAttentionDecode, ConfigurationsAreOfSizesAndLengthsAlone) {
     return Config::For(*PageFormat::Create(dtype, page_size, kv_heads, dim, dim), q_heads, most_pages).ToString();
   };
   EXPECT_EQ(text(DType::kBF16, 16, 128, 32, 8, 2048),
-            "tensor cores, 1 passes of 8 heads, 128 threads, at most 64 chunks of at most 512 slots, 102656 B shared");
+            "tensor cores, 1 passes of 8 heads, 128 threads, at most 64 chunks of at most 512 slots, 102660 B shared");
   EXPECT_EQ(text(DType::kBF16, 16, 128, 32, 32, 2048),
             "plain, 1 passes of 1 heads, 128 threads, at most 64 chunks of at most 512 slots, 4888 B shared");
   EXPECT_EQ(text(DType::kF16, 32, 64, 32, 2, 4),
-            "tensor cores, 1 passes of 16 heads, 128 threads, at most 1 chunks of at most 128 slots, no merge, 53760 B shared");
+            "tensor cores, 1 passes of 16 heads, 128 threads, at most 1 chunks of at most 128 slots, no merge, 53764 B shared");
   EXPECT_EQ(text(DType::kBF16, 16, 256, 16, 1, 64),
-            "tensor cores, 2 passes of 8 heads, 128 threads, at most 8 chunks of at most 128 slots, 139520 B shared");
+            "tensor cores, 2 passes of 8 heads, 128 threads, at most 4 chunks of at most 256 slots, 139524 B shared");
   // What tensor cores don't fit: f32, odd pages, other widths, small groups.
   EXPECT_TRUE(Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 128, 128), 4, 9).tensor_cores);
   EXPECT_FALSE(Config::For(*PageFormat::Create(DType::kBF16, 16, 1, 128, 128), 3, 9).tensor_cores);
@@ -418,18 +422,31 @@ TEST(CudaAttentionDecode, RefusesPagesThatItCannotIndex) {
   EXPECT_NE(status.ToString().find("40000"), std::string::npos);
 }
 
+TEST(CudaAttentionDecode, BothWaysOfMergingGiveTheSameBits) {
+  for (const int group : {4, 8, 12}) {
+    const PagedCache cache(DType::kBF16, 16, 2, 64, 64, {5000, 3, 700, 40}, 5);
+    Decode blocks(cache, 2 * group, {0, 1, -1, 2, 3}, {5000, 3, 9, 700, 0}, 6);
+    Decode kernel(cache, 2 * group, {0, 1, -1, 2, 3}, {5000, 3, 9, 700, 0}, 6);
+    blocks.Run(7);
+    kernel.Run(8);
+    EXPECT_EQ(std::memcmp(blocks.out.data(), kernel.out.data(), blocks.out.size() * sizeof(float)), 0) << group;
+    EXPECT_EQ(std::memcmp(blocks.lse.data(), kernel.lse.data(), blocks.lse.size() * sizeof(float)), 0) << group;
+  }
+}
+
 TEST(CudaAttentionDecode, ChunksDependOnListedPagesAlone) {
   using Config = AttentionDecodeConfig;
   EXPECT_EQ(Config::ChunkSlots(1, 16), 128);
-  EXPECT_EQ(Config::ChunkSlots(256, 16), 128);
-  EXPECT_EQ(Config::ChunkSlots(257, 16), 256);
+  EXPECT_EQ(Config::ChunkSlots(32, 16), 128);
+  EXPECT_EQ(Config::ChunkSlots(33, 16), 256);
+  EXPECT_EQ(Config::ChunkSlots(65, 16), 512);
   EXPECT_EQ(Config::ChunkSlots(1025, 16), 512);
   EXPECT_EQ(Config::ChunkSlots(4097, 16), 1024);
   EXPECT_EQ(Config::ChunkSlots(3, 6), 126);
-  EXPECT_EQ(Config::ChunkSlots(3, 700), 128);
+  EXPECT_EQ(Config::ChunkSlots(3, 700), 512);
   EXPECT_EQ(Config::Chunks(0, 16), 0);
-  EXPECT_EQ(Config::Chunks(128, 16), 16);
-  EXPECT_EQ(Config::Chunks(129, 16), 17);
+  EXPECT_EQ(Config::Chunks(128, 16), 4);
+  EXPECT_EQ(Config::Chunks(129, 16), 5);
   // The most chunks of any list up to so many pages, though a longer list may have fewer.
   for (const int page_size : {1, 3, 16, 64, 700}) {
     const PageFormat f = *PageFormat::Create(DType::kBF16, page_size, 8, 128, 128);

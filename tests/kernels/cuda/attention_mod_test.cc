@@ -53,19 +53,13 @@ void Decode(DecodeCall& call, const Mod& mod, uint64_t seed) {
   std::vector<float> workspace(cuda::AttentionDecodeWorkspace(params, MostPages(call)) / sizeof(float),
                                std::numeric_limits<float>::quiet_NaN());
   cuda::ModDecodeArgs<Mod> args{{}, mod};
-  ASSERT_TRUE(cuda::MakeDecodeArgs(params, MostPages(call), workspace.data(), &args).ok());
+  ASSERT_TRUE(cuda::MakeDecodeArgs(params, MostPages(call), workspace.data(), nullptr, &args).ok());
   const PageFormat& f = params.table.format;
   if constexpr (sizeof(T) == 2) {
     if (args.c.tensor_cores) {
       ASSERT_EQ(f.k_dim, 64);
       ASSERT_EQ(args.c.heads_per_pass, 8);
-      simt::LaunchShape shape;
-      shape.grid_x = args.c.parts;
-      shape.grid_y = f.kv_heads * args.c.passes;
-      shape.grid_z = params.rows;
-      shape.threads = args.c.threads;
-      shape.shared_bytes = args.c.shared_bytes;
-      const Status status = simt::Launch<cuda::TensorDecodeKernel<T, 64, 1, Mod>>(shape, Stream{}, args);
+      const Status status = simt::Launch<cuda::TensorDecodeKernel<T, 64, 1, Mod>>(cuda::DecodeShape(args), Stream{}, args);
       ASSERT_TRUE(status.ok()) << status.ToString();
     }
   }

@@ -135,7 +135,8 @@ void DecodeAttention(int group) {
   p.mass_pages = 10;
   std::vector<float> workspace(cuda::AttentionDecodeWorkspace(p, 10) / sizeof(float));
   ASSERT_FALSE(workspace.empty());
-  ASSERT_TRUE(cuda::AttentionDecode(Stream{}, p, 10, workspace.data()).ok());
+  std::vector<int32_t> counters(cuda::kDecodeCounters);
+  ASSERT_TRUE(cuda::AttentionDecode(Stream{}, p, 10, IdentityMod{}, workspace.data(), counters.data()).ok());
   p.out = want.data();
   p.mass = want_mass.data();
   reference::AttentionDecode(p, IdentityMod{});

@@ -82,7 +82,8 @@ TEST(CudaPageOps, AllOperationsAreTheCpusInEveryLayer) {
     const std::vector<int32_t> group_from{2}, group_to{0}, columns{5}, reset{2};
     ASSERT_TRUE(cuda::CopyGroups(Stream{}, l.all, {group_from.data(), group_to.data(), 1}, columns.data()).ok());
     ASSERT_TRUE(cuda::ResetGroups(Stream{}, l.all, reset.data(), 1).ok());
-    cuda::MetadataRecompute r;  // the second group's first three pages, the last of them cut
+    std::vector<cuda::MetadataRecompute> list(1);  // not on the stack, where a GPU can't read it
+    cuda::MetadataRecompute& r = list[0];  // the second group's first three pages, the last of them cut
     r.group = 1;
     r.column = 2;
     r.slots = (c.page_size + 1) / 2;
@@ -104,7 +105,8 @@ TEST(CudaPageOps, AllOperationsAreTheCpusInEveryLayer) {
 
 TEST(CudaPageOps, FreedPagesCountNoMoreInARecomputedGroup) {
   Layers l(DType::kBF16, 4, 1, 8, 8, 12, 1);
-  cuda::MetadataRecompute r;
+  std::vector<cuda::MetadataRecompute> list(1);
+  cuda::MetadataRecompute& r = list[0];
   r.group = 1;
   r.column = 2;
   r.slots = 4;

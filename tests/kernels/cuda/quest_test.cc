@@ -207,12 +207,13 @@ TEST(CudaQuest, BitsDependNeitherOnTheBatchNorOnTheCut) {
 // n scores a list through the kernel with nothing forced.
 std::vector<int32_t> Top(const std::vector<float>& scores, int k, int32_t longest = 0) {
   const auto n = static_cast<int32_t>(scores.size());
+  const std::vector<int32_t> length{n};
   Lists lists(1, std::max(k, 1));
   cuda::TopPagesParams p;
   p.scores = scores.data();
   p.rows = p.kv_heads = 1;
   p.budget.budget = k;
-  p.row_len = &n;
+  p.row_len = length.data();
   p.selection = lists.View();
   EXPECT_TRUE(cuda::TopPages(Stream{}, p, std::max(n, longest)).ok());
   return lists.List(0);
@@ -284,9 +285,13 @@ TEST(CudaTopPages, ListsThatDoNotFitInSharedMemoryAndManyListsAtOnce) {
 }
 
 TEST(CudaQuest, ConfigurationsAreOfLengthsAlone) {
-  EXPECT_EQ(cuda::QuestScoresConfig::For(128, 4, 128).ToString(), "4 warps of 4 groups, 8 parts, 2048 B shared");
-  EXPECT_EQ(cuda::QuestScoresConfig::For(3, 3, 80).ToString(), "3 warps of 1 groups, 1 parts, 1280 B shared");
-  EXPECT_EQ(cuda::QuestScoresConfig::For(512, 8, 128).ToString(), "4 warps of 4 groups, 32 parts, 4096 B shared");
+  const auto text = [](DType dtype, int kv_heads, int dim, int rows, int q_heads, int max_groups) {
+    return cuda::QuestScoresConfig::For(*PageFormat::Create(dtype, 16, kv_heads, dim, dim), rows, q_heads, max_groups).ToString();
+  };
+  EXPECT_EQ(text(DType::kBF16, 8, 128, 16, 32, 128), "tensor cores, 4 heads, 4 warps of 11 groups, 3 parts, 73728 B shared");
+  EXPECT_EQ(text(DType::kF16, 8, 128, 1, 64, 512), "tensor cores, 8 heads, 4 warps of 4 groups, 32 parts, 81920 B shared");
+  EXPECT_EQ(text(DType::kF32, 8, 80, 1, 24, 3), "4 heads, 3 warps of 1 groups, 1 parts, 1280 B shared");
+  EXPECT_EQ(text(DType::kBF16, 1, 128, 1, 12, 512), "4 heads, 4 warps of 1 groups, 128 parts, 6144 B shared");
   EXPECT_EQ(cuda::TopPagesConfig::For(2048).threads, 512);
   EXPECT_EQ(cuda::TopPagesConfig::For(64).cached_keys, 64);
   EXPECT_EQ(cuda::TopPagesConfig::For(100000).cached_keys, 8192);
