@@ -24,7 +24,7 @@ namespace {
 
 struct CrossoverFlags {
   std::string depth = "1024,1536,2048,2560,3072,4096,6144,8192,16384,32768,65536,131072", token_budget = "256,1024,2048";
-  std::string format = "text", kv_cache_dtype = "bfloat16";
+  std::string format = "text", kv_cache_dtype = "bfloat16", device = "cpu";
   int threads = 0, page_size = 16, batch = 1, q_heads = 32, kv_heads = 8, head_dim = 128, repeats = 9;
   double machine_seconds = kMachineSeconds;
   uint64_t seed = 0;
@@ -163,14 +163,13 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
   ASSIGN_OR_RETURN(const PageFormat format,
                    CheckLayerFlags({flags.q_heads, flags.kv_heads, flags.head_dim, flags.page_size, flags.threads, dtype,
                                     flags.machine_seconds}));
-  for (const int64_t depth : depths) RETURN_IF_ERROR(BenchCache::CheckRoom(format, flags.batch, depth));
+  ASSIGN_OR_RETURN(const auto device, BenchDevice::Create(flags.device, flags.threads));
+  ASSIGN_OR_RETURN(const size_t free_bytes, device->FreeBytes());
+  for (const int64_t depth : depths) RETURN_IF_ERROR(BenchCache::CheckRoom(format, flags.batch, depth, free_bytes));
   const PolicyShape shape{flags.page_size, flags.head_dim, flags.head_dim, dtype, flags.q_heads / flags.kv_heads};
 
-  ThreadPool pool(flags.threads);
-  Context ctx;
-  ctx.pool = &pool;
-  MachineRates rates = MeasureRates(ctx, flags.machine_seconds);
-  ASSIGN_OR_RETURN(ReadProbe probe, ReadProbe::Create(ctx));
+  ASSIGN_OR_RETURN(MachineRates rates, device->Measure(flags.machine_seconds));
+  ASSIGN_OR_RETURN(BenchClock clock, BenchClock::Create(device->ctx()));
   Progress progress("bench crossover");
   std::vector<Sample> samples;
   for (size_t d = 0; d < depths.size(); ++d) {
@@ -181,7 +180,7 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
       }
     }
     if (specs.size() == 1) continue;
-    ASSIGN_OR_RETURN(auto bench, PolicyBench::Create(ctx,
+    ASSIGN_OR_RETURN(auto bench, PolicyBench::Create(device->ctx(),
                                                      {.format = format,
                                                       .q_heads = flags.q_heads,
                                                       .batch = flags.batch,
@@ -189,7 +188,7 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
                                                       .seed = flags.seed},
                                                      specs));
     const double from = static_cast<double>(d) / static_cast<double>(depths.size());
-    RETURN_IF_ERROR(TimeInTurns(ctx, flags.repeats, &bench->timed(), &probe, &progress, from,
+    RETURN_IF_ERROR(TimeInTurns(flags.repeats, &bench->timed(), &clock, &progress, from,
                                 from + 1.0 / static_cast<double>(depths.size())));
     const double lists = static_cast<double>(flags.batch) * flags.kv_heads;
     const auto seconds = [&](int part) { return Median(bench->timed()[static_cast<size_t>(part)].seconds) / lists; };
@@ -201,12 +200,12 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
     }
   }
   progress.Finish();
-  rates.read_gb_s = probe.MedianGbS();
+  clock.TakeBandwidth(&rates);
   const AttentionCosts costs = FitCosts(samples, shape);
   Json json = {{"results", Json::array()},
                {"crossovers", Json::array()},
                {"costs", {{"fitted", CostsJson(costs)}, {"committed", CostsJson(kMeasuredCosts)}}},
-               {"machine", MachineJson(rates, pool.threads())}};
+               {"machine", MachineJson(rates, device->threads())}};
   for (const int64_t budget : budgets) {
     const AttentionCostModel fitted(costs, shape, budget, 0), committed(kMeasuredCosts, shape, budget, 0);
     for (const Sample& s : samples) {
@@ -242,6 +241,7 @@ Command AddBenchCrossover(CLI::App& parent) {
   AddMachineFlag(*app, &flags->machine_seconds);
   AddFlag(*app, "--kv-cache-dtype", &flags->kv_cache_dtype, "of the cache: float32, bfloat16, float16");
   AddFlag(*app, "--page-size", &flags->page_size, "tokens in a page");
+  AddFlag(*app, "--device", &flags->device, "cpu, cuda or auto");
   AddFlag(*app, "--threads,-t", &flags->threads, "0: the processors this process may use");
   AddFlag(*app, "--seed", &flags->seed, "of everything random");
   AddFormatFlag(*app, &flags->format);

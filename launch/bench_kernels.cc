@@ -30,10 +30,10 @@ namespace {
 
 struct KernelFlags {
   AttentionFlags attention;
-  std::string model, format = "text", kv_cache_dtype = "bfloat16", dtype = "bfloat16";
+  std::string model, format = "text", kv_cache_dtype = "bfloat16", dtype = "bfloat16", device = "auto";
   std::string depth = "32768", batch = "1", prefill = "2048", rows = "1,8,512";
   int threads = 0, page_size = 16, q_heads = 16, kv_heads = 4, head_dim = 64, hidden = 1024, ffn = 2816;
-  int repeats = 9;
+  int repeats = 9, chunk = 512;
   double machine_seconds = kMachineSeconds;
   uint64_t seed = 0;
 };
@@ -58,21 +58,20 @@ Json StepRow(const PolicyBench::Step& step, const std::vector<Timed>& timed, con
 
 class KernelBench {
  public:
-  KernelBench(const KernelFlags& flags, ThreadPool* pool) : flags_(flags) { ctx_.pool = pool; }
+  KernelBench(const KernelFlags& flags, const Context& ctx) : flags_(flags), ctx_(ctx), memory_(ctx) {}
 
   std::vector<Timed> timed;
-  Context& ctx() { return ctx_; }
 
   Status AddPrefill(const PageFormat& format, int64_t length) {
-    ASSIGN_OR_RETURN(auto owned, BenchCache::Create(format, 1, length, flags_.seed));
-    BenchCache& cache = *memory_.caches.emplace_back(std::move(owned));
-    cache.Fill(ctx_, length, flags_.seed + 3);
-    // As the engine does it: the prompt in chunks of 512 rows, each against all before it.
-    constexpr int64_t kChunk = 512;
+    ASSIGN_OR_RETURN(const BenchCache* owned, AddCache(format, length));
+    const BenchCache& cache = *owned;
+    RETURN_IF_ERROR(caches_.back()->Fill(length, flags_.seed + 3));
+    // As the engine does it: the prompt in chunks, each against all before it.
+    const int64_t chunk = flags_.chunk;
     const int64_t width = int64_t{flags_.q_heads} * format.k_dim;
-    float* q = memory_.Floats(NormalFloats(std::min(length, kChunk) * width, flags_.seed + 4));
-    float* out = memory_.Floats(std::vector<float>(std::min(length, kChunk) * flags_.q_heads * format.v_dim));
-    auto params_of = [&, q, out](int64_t begin) {
+    ASSIGN_OR_RETURN(float* q, memory_.Copy(NormalFloats(std::min(length, chunk) * width, flags_.seed + 4)));
+    ASSIGN_OR_RETURN(float* out, memory_.Zeros<float>(std::min(length, chunk) * flags_.q_heads * format.v_dim));
+    auto params_of = [&, q, out] {
       AttentionPrefillParams params;
       params.q = q;
       params.q_stride = width;
@@ -85,46 +84,43 @@ class KernelBench {
       params.scale = 1.0f / std::sqrt(static_cast<float>(format.k_dim));
       return params;
     };
-    struct Part {
-      PrefillChunk chunk;
-      AttentionPrefillParams params;
-    };
-    auto parts = std::make_shared<std::vector<Part>>();
+    auto parts = std::make_shared<std::vector<AttentionPrefillParams>>();
     size_t scratch = 0;
-    for (int64_t begin = 0; begin < length; begin += kChunk) {
-      Part& part = parts->emplace_back();
-      part.chunk = {0, 0, static_cast<int32_t>(std::min(kChunk, length - begin)), static_cast<int32_t>(begin)};
-      part.params = params_of(begin);
+    std::vector<PrefillChunk> chunks;
+    for (int64_t begin = 0; begin < length; begin += chunk) {
+      chunks.push_back({0, 0, static_cast<int32_t>(std::min(chunk, length - begin)), static_cast<int32_t>(begin)});
     }
-    for (Part& part : *parts) {
-      part.params.chunks = &part.chunk;
-      scratch = std::max(scratch, AttentionPrefillWorkspace(ctx_, part.params));
+    ASSIGN_OR_RETURN(const PrefillChunk* there, memory_.Copy(chunks));
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      AttentionPrefillParams& params = parts->emplace_back(params_of());
+      params.chunks = there + i;
+      params.rows = chunks[i].rows;
+      scratch = std::max(scratch, AttentionPrefillWorkspace(ctx_, params));
     }
     ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(scratch));
     Timed& one = timed.emplace_back();
-    one.row = {{"name", "prefill_attention"}, {"attention", "dense"}, {"length", length}};
+    one.row = {{"name", "prefill_attention"}, {"attention", "dense"}, {"length", length}, {"chunk", chunk}};
     one.flops = 2.0 * (format.k_dim + format.v_dim) * flags_.q_heads * length * (length + 1.0) / 2;
     one.run = [this, parts, workspace] {
-      for (Part& part : *parts) AttentionPrefill(ctx_, part.params, workspace);
+      for (const AttentionPrefillParams& part : *parts) AttentionPrefill(ctx_, part, workspace);
     };
     return OkStatus();
   }
 
   Status AddAppend(const PageFormat& format, int64_t rows) {
     const int64_t length = (rows / format.page_size + 2) * format.page_size;
-    ASSIGN_OR_RETURN(auto owned, BenchCache::Create(format, 1, length, flags_.seed));
-    BenchCache& cache = *memory_.caches.emplace_back(std::move(owned));
+    ASSIGN_OR_RETURN(const BenchCache* cache, AddCache(format, length));
     KvAppendParams params;
-    params.pages = cache.pages;
-    params.table = cache.table;
+    params.pages = cache->pages;
+    params.table = cache->table;
     params.k_stride = int64_t{format.kv_heads} * format.k_dim;
     params.v_stride = int64_t{format.kv_heads} * format.v_dim;
-    params.k = memory_.Floats(NormalFloats(rows * params.k_stride, flags_.seed + 5));
-    params.v = memory_.Floats(NormalFloats(rows * params.v_stride, flags_.seed + 6));
+    ASSIGN_OR_RETURN(params.k, memory_.Copy(NormalFloats(rows * params.k_stride, flags_.seed + 5)));
+    ASSIGN_OR_RETURN(params.v, memory_.Copy(NormalFloats(rows * params.v_stride, flags_.seed + 6)));
     std::vector<int32_t> positions(rows);
     std::iota(positions.begin(), positions.end(), 0);
-    params.row_seq = memory_.Ints(std::vector<int32_t>(rows, 0));
-    params.row_pos = memory_.Ints(std::move(positions));
+    ASSIGN_OR_RETURN(params.row_seq, memory_.Zeros<int32_t>(rows));
+    ASSIGN_OR_RETURN(params.row_pos, memory_.Copy(positions));
     params.rows = rows;
     Timed& one = timed.emplace_back();
     one.row = {{"name", "append"}, {"attention", nullptr}, {"rows", rows}};
@@ -145,12 +141,17 @@ class KernelBench {
       T* data = tensor.data<T>();
       for (int64_t i = 0; i < out_features * in_features; ++i) data[i] = FromFloat<T>(uniform(random));
     });
+    if (ctx_.session != nullptr) {
+      ASSIGN_OR_RETURN(Tensor there, Tensor::Create(dtype, {out_features, in_features}, ctx_.device));
+      RETURN_IF_ERROR(CopyToDevice(ctx_.device, there.data<std::byte>(), tensor.data<std::byte>(), tensor.bytes(), ctx_.stream));
+      tensor = std::move(there);
+    }
     ASSIGN_OR_RETURN(Weight made, Weight::Own(std::move(tensor)));
-    Weight* weight = memory_.weights.emplace_back(std::make_unique<Weight>(std::move(made))).get();
+    Weight* weight = weights_.emplace_back(std::make_unique<Weight>(std::move(made))).get();
     RETURN_IF_ERROR(PrepareWeight(ctx_, *weight));
     for (int64_t m : rows) {
-      const float* x = memory_.Floats(NormalFloats(m * in_features, flags_.seed + 8));
-      float* y = memory_.Floats(std::vector<float>(m * out_features));
+      ASSIGN_OR_RETURN(const float* x, memory_.Copy(NormalFloats(m * in_features, flags_.seed + 8)));
+      ASSIGN_OR_RETURN(float* y, memory_.Zeros<float>(m * out_features));
       Timed& one = timed.emplace_back();
       one.row = {
           {"name", "linear_" + what}, {"attention", nullptr}, {"rows", m}, {"out", out_features}, {"in", in_features}};
@@ -165,9 +166,16 @@ class KernelBench {
   }
 
  private:
+  Result<const BenchCache*> AddCache(const PageFormat& format, int64_t length) {
+    ASSIGN_OR_RETURN(auto cache, BenchCache::Create(ctx_, format, 1, length, flags_.seed));
+    return caches_.emplace_back(std::move(cache)).get();
+  }
+
   const KernelFlags& flags_;
   Context ctx_;
   BenchMemory memory_;
+  std::vector<std::unique_ptr<BenchCache>> caches_;
+  std::vector<std::unique_ptr<Weight>> weights_;
 };
 
 Status RunBenchKernels(KernelFlags flags) {
@@ -185,32 +193,34 @@ Status RunBenchKernels(KernelFlags flags) {
     flags.hidden = c.hidden, flags.ffn = c.ffn;
   }
   RETURN_IF_ERROR(
-      CheckAtLeastOne({{"--repeats", flags.repeats}, {"--hidden", flags.hidden}, {"--ffn", flags.ffn}}));
+      CheckAtLeastOne({{"--repeats", flags.repeats}, {"--chunk", flags.chunk}, {"--hidden", flags.hidden}, {"--ffn", flags.ffn}}));
   ASSIGN_OR_RETURN(const PageFormat format,
                    CheckLayerFlags({flags.q_heads, flags.kv_heads, flags.head_dim, flags.page_size, flags.threads,
                                     cache_dtype, flags.machine_seconds}));
+  ASSIGN_OR_RETURN(const auto device, BenchDevice::Create(flags.device, flags.threads));
+  ASSIGN_OR_RETURN(const size_t free_bytes, device->FreeBytes());
   for (int64_t depth : depths) {
     for (int64_t batch : batches) {
-      RETURN_IF_ERROR(BenchCache::CheckRoom(format, batch, depth));
+      RETURN_IF_ERROR(BenchCache::CheckRoom(format, batch, depth, free_bytes));
     }
   }
-  ThreadPool pool(flags.threads);
-  KernelBench bench(flags, &pool);
+  KernelBench bench(flags, device->ctx());
   for (int64_t length : prefills) RETURN_IF_ERROR(bench.AddPrefill(format, length));
   RETURN_IF_ERROR(bench.AddAppend(format, 1));
   RETURN_IF_ERROR(bench.AddAppend(format, 512));
   RETURN_IF_ERROR(bench.AddLinear("gate_up", dtype, 2 * int64_t{flags.ffn}, flags.hidden, rows));
   RETURN_IF_ERROR(bench.AddLinear("down", dtype, flags.hidden, flags.ffn, rows));
-  MachineRates rates = MeasureRates(bench.ctx(), flags.machine_seconds);
-  ASSIGN_OR_RETURN(ReadProbe probe, ReadProbe::Create(bench.ctx()));
+  ASSIGN_OR_RETURN(MachineRates rates, device->Measure(flags.machine_seconds));
+  ASSIGN_OR_RETURN(BenchClock clock, BenchClock::Create(device->ctx()));
 
   Progress progress("bench kernels");
   Json results = Json::array();
   const auto take = [&](std::vector<Timed>& timed) {
-    rates.read_gb_s = probe.MedianGbS();
+    clock.TakeBandwidth(&rates);
     for (Timed& one : timed) {
+      if (one.row.is_null()) continue;  // shown as part of a step's row
       Json row = one.row;
-      row["threads"] = pool.threads();
+      row["threads"] = device->threads();
       const double seconds = Median(one.seconds);
       row["seconds"] = seconds;
       if (one.bytes > 0) AddBytes(one.bytes, seconds, rates, &row);
@@ -223,14 +233,14 @@ Status RunBenchKernels(KernelFlags flags) {
   double done = 0;
   for (int64_t depth : depths) {
     for (int64_t batch : batches) {
-      ASSIGN_OR_RETURN(auto policies, PolicyBench::Create(bench.ctx(),
+      ASSIGN_OR_RETURN(auto policies, PolicyBench::Create(device->ctx(),
                                                           {.format = format,
                                                            .q_heads = flags.q_heads,
                                                            .batch = static_cast<int>(batch),
                                                            .depth = depth,
                                                            .seed = flags.seed},
                                                           specs));
-      RETURN_IF_ERROR(TimeInTurns(bench.ctx(), flags.repeats, &policies->timed(), &probe, &progress, done / parts,
+      RETURN_IF_ERROR(TimeInTurns(flags.repeats, &policies->timed(), &clock, &progress, done / parts,
                                   (done + 1) / parts));
       take(policies->timed());
       Json dense;
@@ -239,16 +249,16 @@ Status RunBenchKernels(KernelFlags flags) {
       }
       for (const auto& step : policies->steps()) {
         results.push_back(StepRow(step, policies->timed(), dense, rates));
-        results.back()["threads"] = pool.threads();
+        results.back()["threads"] = device->threads();
       }
       ++done;
     }
   }
   RETURN_IF_ERROR(
-      TimeInTurns(bench.ctx(), flags.repeats, &bench.timed, &probe, &progress, done / parts, (done + 1) / parts));
+      TimeInTurns(flags.repeats, &bench.timed, &clock, &progress, done / parts, (done + 1) / parts));
   take(bench.timed);
   progress.Finish();
-  WriteBench(flags.format, results, rates, pool.threads(),
+  WriteBench(flags.format, results, rates, device->threads(),
              {"name", "attention", "token_budget", "depth", "batch", "length", "rows", "seconds", "speedup", "bytes",
               "formula_bytes", "gb_s", "share_of_read_bandwidth", "gflop_s", "share_of_matmul_rate"});
   return OkStatus();
@@ -267,6 +277,7 @@ Command AddBenchKernels(CLI::App& parent) {
   AddListFlag(*app, "--depth", &flags->depth, "tokens in the cache, for decode attention");
   AddListFlag(*app, "--batch", &flags->batch, "sequences that decode together");
   AddListFlag(*app, "--prefill", &flags->prefill, "prompt lengths, for prefill attention");
+  app->add_option("--chunk", flags->chunk, "rows of a prompt that one step takes in")->capture_default_str();
   AddListFlag(*app, "--rows", &flags->rows, "rows of the matrix products");
   app->add_option("--q-heads", flags->q_heads, "query heads")->capture_default_str();
   app->add_option("--kv-heads", flags->kv_heads, "KV heads")->capture_default_str();
@@ -278,6 +289,7 @@ Command AddBenchKernels(CLI::App& parent) {
   AddFlag(*app, "--dtype", &flags->dtype, "of the weights: float32, bfloat16, float16");
   AddFlag(*app, "--kv-cache-dtype", &flags->kv_cache_dtype, "of the cache: float32, bfloat16, float16");
   AddFlag(*app, "--page-size", &flags->page_size, "tokens in a page");
+  AddFlag(*app, "--device", &flags->device, "auto, cpu or cuda");
   AddFlag(*app, "--threads,-t", &flags->threads, "0: the processors this process may use");
   AddFlag(*app, "--seed", &flags->seed, "of everything random");
   AddFormatFlag(*app, &flags->format);

@@ -8,7 +8,6 @@
 #include "core/base/log.h"
 
 namespace quire::launch {
-namespace {
 
 Status CheckOneOf(const std::string& flag, const std::string& value, const std::vector<std::string>& allowed) {
   if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return OkStatus();
@@ -16,6 +15,8 @@ Status CheckOneOf(const std::string& flag, const std::string& value, const std::
   for (const std::string& name : allowed) list += (list.empty() ? "" : ", ") + name;
   return InvalidArgument(flag + " is \"" + value + "\"; it takes one of: " + list);
 }
+
+namespace {
 
 Status CheckAtLeast(const std::string& flag, int64_t value, int64_t minimum) {
   if (value >= minimum) return OkStatus();

@@ -14,6 +14,9 @@
 
 namespace quire::launch {
 
+// INVALID_ARGUMENT with the list, unless `value` of `flag` is in it.
+Status CheckOneOf(const std::string& flag, const std::string& value, const std::vector<std::string>& allowed);
+
 // Adds `--name` with the environment twin QUIRE_NAME, its default shown in --help.
 template <typename T>
 CLI::Option* AddFlag(CLI::App& app, const std::string& names, T* value, const std::string& help) {

@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "core/base/clock.h"
-#include "core/engine/available_memory.h"
 #include "kernels/attention_decode_sinks.h"
 #include "kernels/kv_append.h"
 #include "launch/bench.h"
@@ -53,19 +52,21 @@ Status CheckAtLeastOne(std::initializer_list<std::pair<const char*, int>> flags)
   return OkStatus();
 }
 
-Status TimeInTurns(const Context& ctx, int repeats, std::vector<Timed>* timed, ReadProbe* probe, Progress* progress,
-                   double from, double to) {
+Status TimeInTurns(int repeats, std::vector<Timed>* timed, BenchClock* clock, Progress* progress, double from, double to) {
   for (int repeat = -1; repeat < repeats; ++repeat) {  // the first round warms up
     for (Timed& one : *timed) {
       if (Interrupted()) return Cancelled("interrupted");
-      probe->Run(ctx);
-      const double start = NowSeconds();
-      one.run();
-      if (repeat >= 0) one.seconds.push_back(NowSeconds() - start);
+      ASSIGN_OR_RETURN(const double seconds, clock->Time(one.run));
+      if (repeat >= 0) one.seconds.push_back(seconds);
     }
     progress->Update(from + (to - from) * (repeat + 2.0) / (repeats + 1.0));
   }
   return OkStatus();
+}
+
+Result<void*> BenchMemory::Bytes(size_t bytes) {
+  ASSIGN_OR_RETURN(Buffer buffer, Buffer::Create(std::max<size_t>(bytes, Buffer::kAlignment), ctx.device));
+  return static_cast<void*>(buffers.emplace_back(std::move(buffer)).data());
 }
 
 int64_t BenchCache::Bytes(const PageFormat& f, int64_t batch, int64_t length) {
@@ -74,74 +75,94 @@ int64_t BenchCache::Bytes(const PageFormat& f, int64_t batch, int64_t length) {
           GroupsOf(f, length) * (f.meta_group_stride + f.over_group_stride));
 }
 
-Status BenchCache::CheckRoom(const PageFormat& format, int64_t batch, int64_t length) {
+Status BenchCache::CheckRoom(const PageFormat& format, int64_t batch, int64_t length, size_t free_bytes) {
   constexpr double kMostTokens = 0x1p31;  // page ids and lengths are 32-bit numbers
   const double tokens = static_cast<double>(batch) * static_cast<double>(length);
   const double needed = tokens < kMostTokens ? static_cast<double>(Bytes(format, batch, length))
                                              : tokens * static_cast<double>(format.k_page_stride);
-  const auto available = static_cast<double>(AvailableMemory());
+  const auto available = static_cast<double>(free_bytes);
   if (tokens < kMostTokens && (available == 0 || needed < 0.95 * available)) return OkStatus();
   return ResourceExhausted("a cache of " + std::to_string(batch) + " × " + std::to_string(length) + " tokens takes " +
                            HumanBytes(needed) + " for one layer, and " + HumanBytes(available) +
                            " of memory are free; give a smaller --depth or --batch");
 }
 
-Result<std::unique_ptr<BenchCache>> BenchCache::Create(const PageFormat& format, int batch, int64_t length,
-                                                       uint64_t seed) {
-  RETURN_IF_ERROR(CheckRoom(format, batch, length));
-  auto cache = std::unique_ptr<BenchCache>(new BenchCache);
+Result<std::unique_ptr<BenchCache>> BenchCache::Create(const Context& ctx, const PageFormat& format, int batch,
+                                                       int64_t length, uint64_t seed) {
+  auto cache = std::unique_ptr<BenchCache>(new BenchCache(ctx));
+  BenchMemory& memory = cache->memory_;
   const int64_t pages = PagesOf(format, length), groups = GroupsOf(format, length);
   const int element = ElementSize(format.dtype);
-  ASSIGN_OR_RETURN(cache->k_, Buffer::Create(pages * batch * format.k_page_stride * element));
-  ASSIGN_OR_RETURN(cache->v_, Buffer::Create(pages * batch * format.v_page_stride * element));
-  ASSIGN_OR_RETURN(cache->meta_, Buffer::Create(groups * batch * format.meta_group_stride * element));
-  ASSIGN_OR_RETURN(cache->over_, Buffer::Create(groups * batch * format.over_group_stride * element));
+  ASSIGN_OR_RETURN(cache->pages.k, memory.Bytes(pages * batch * format.k_page_stride * element));
+  ASSIGN_OR_RETURN(cache->pages.v, memory.Bytes(pages * batch * format.v_page_stride * element));
+  ASSIGN_OR_RETURN(cache->pages.meta, memory.Bytes(groups * batch * format.meta_group_stride * element));
+  ASSIGN_OR_RETURN(cache->pages.over, memory.Bytes(groups * batch * format.over_group_stride * element));
   std::mt19937_64 random(seed);
+  std::vector<int32_t> page_begin, group_begin, page_ids(pages * batch), group_ids(groups * batch);
   for (int s = 0; s <= batch; ++s) {
-    cache->page_begin_.push_back(static_cast<int32_t>(s * pages));
-    cache->group_begin_.push_back(static_cast<int32_t>(s * groups));
+    page_begin.push_back(static_cast<int32_t>(s * pages));
+    group_begin.push_back(static_cast<int32_t>(s * groups));
   }
-  cache->page_ids_.resize(pages * batch);
-  cache->group_ids_.resize(groups * batch);
-  std::iota(cache->page_ids_.begin(), cache->page_ids_.end(), 0);
-  std::iota(cache->group_ids_.begin(), cache->group_ids_.end(), 0);
-  std::shuffle(cache->page_ids_.begin(), cache->page_ids_.end(), random);
-  std::shuffle(cache->group_ids_.begin(), cache->group_ids_.end(), random);
-  cache->pages = {cache->k_.data(), cache->v_.data(), cache->meta_.data(), cache->over_.data()};
+  std::iota(page_ids.begin(), page_ids.end(), 0);
+  std::iota(group_ids.begin(), group_ids.end(), 0);
+  std::shuffle(page_ids.begin(), page_ids.end(), random);
+  std::shuffle(group_ids.begin(), group_ids.end(), random);
   cache->table.format = format;
-  cache->table.page_ids = cache->page_ids_.data();
-  cache->table.page_begin = cache->page_begin_.data();
-  cache->table.group_ids = cache->group_ids_.data();
-  cache->table.group_begin = cache->group_begin_.data();
+  ASSIGN_OR_RETURN(cache->table.page_ids, memory.Copy(page_ids));
+  ASSIGN_OR_RETURN(cache->table.page_begin, memory.Copy(page_begin));
+  ASSIGN_OR_RETURN(cache->table.group_ids, memory.Copy(group_ids));
+  ASSIGN_OR_RETURN(cache->table.group_begin, memory.Copy(group_begin));
   cache->table.num_seqs = batch;
   return cache;
 }
 
-void BenchCache::Fill(const Context& ctx, int64_t length, uint64_t seed) {
-  constexpr int64_t kChunk = 256;
+// The CPU is given new numbers for every chunk. A GPU gets one chunk of numbers, brought there once: of a length that no page
+// size divides, so that its repetitions make other pages.
+Status BenchCache::Fill(int64_t length, uint64_t seed) {
+  const Context& ctx = memory_.ctx;
+  const bool gpu = ctx.session != nullptr;
+  const int64_t chunk = gpu ? 8191 : 256;
   const PageFormat& f = table.format;
-  std::vector<int32_t> seqs(kChunk), positions(kChunk);
   uint64_t state = seed;
-  std::vector<float> k(kChunk * f.kv_heads * f.k_dim), v(kChunk * f.kv_heads * f.v_dim);
+  std::vector<float> k(chunk * f.kv_heads * f.k_dim), v(chunk * f.kv_heads * f.v_dim);
+  const auto draw = [&] {
+    for (float& x : k) x = NextUniform(&state);
+    for (float& x : v) x = NextUniform(&state);
+  };
+  BenchMemory memory(ctx);
+  const float *k_there = k.data(), *v_there = v.data();
+  if (gpu) {
+    draw();
+    ASSIGN_OR_RETURN(k_there, memory.Copy(k));
+    ASSIGN_OR_RETURN(v_there, memory.Copy(v));
+  }
+  ASSIGN_OR_RETURN(int32_t* seqs, memory.Zeros<int32_t>(chunk));
+  ASSIGN_OR_RETURN(int32_t* positions, memory.Zeros<int32_t>(chunk));
+  std::vector<int32_t> numbers(chunk);
+  const auto bring = [&](int32_t* to) {
+    return CopyToDevice(ctx.device, to, numbers.data(), numbers.size() * sizeof(int32_t), ctx.stream);
+  };
   for (int s = 0; s < table.num_seqs; ++s) {
-    for (int64_t begin = 0; begin < length; begin += kChunk) {
-      const int64_t rows = std::min(kChunk, length - begin);
-      for (float& x : k) x = NextUniform(&state);
-      for (float& x : v) x = NextUniform(&state);
-      for (int64_t r = 0; r < rows; ++r) seqs[r] = s, positions[r] = static_cast<int32_t>(begin + r);
+    std::fill(numbers.begin(), numbers.end(), s);
+    RETURN_IF_ERROR(bring(seqs));
+    for (int64_t begin = 0; begin < length; begin += chunk) {
+      if (!gpu) draw();
+      std::iota(numbers.begin(), numbers.end(), static_cast<int32_t>(begin));
+      RETURN_IF_ERROR(bring(positions));
       KvAppendParams params;
       params.pages = pages;
       params.table = table;
-      params.k = k.data();
+      params.k = k_there;
       params.k_stride = int64_t{f.kv_heads} * f.k_dim;
-      params.v = v.data();
+      params.v = v_there;
       params.v_stride = int64_t{f.kv_heads} * f.v_dim;
-      params.row_seq = seqs.data();
-      params.row_pos = positions.data();
-      params.rows = rows;
+      params.row_seq = seqs;
+      params.row_pos = positions;
+      params.rows = std::min(chunk, length - begin);
       KvAppend(ctx, params);
     }
   }
+  return gpu ? ctx.session->Synchronize() : OkStatus();
 }
 
 std::vector<float> NormalFloats(size_t count, uint64_t seed) {
@@ -154,6 +175,7 @@ std::vector<float> NormalFloats(size_t count, uint64_t seed) {
 
 double PolicyBench::Step::Seconds(const std::vector<Timed>& timed) const {
   double sum = 0;
+  if (whole >= 0) return Median(timed[static_cast<size_t>(whole)].seconds);
   for (const int part : {select, attend, remember}) {
     if (part >= 0) sum += Median(timed[static_cast<size_t>(part)].seconds);
   }
@@ -165,21 +187,24 @@ Result<std::unique_ptr<PolicyBench>> PolicyBench::Create(const Context& ctx, con
   std::unique_ptr<PolicyBench> bench(new PolicyBench(ctx, options));
   BenchMemory& memory = bench->memory_;
   const PageFormat& f = options.format;
-  ASSIGN_OR_RETURN(auto owned, BenchCache::Create(f, options.batch, options.depth, options.seed));
-  BenchCache& cache = *memory.caches.emplace_back(std::move(owned));
-  cache.Fill(ctx, options.depth, options.seed + 1);
+  ASSIGN_OR_RETURN(bench->cache_, BenchCache::Create(ctx, f, options.batch, options.depth, options.seed));
+  BenchCache& cache = *bench->cache_;
+  RETURN_IF_ERROR(cache.Fill(options.depth, options.seed + 1));
   const int64_t width = int64_t{options.q_heads} * f.k_dim;
   AttentionDecodeParams& decode = bench->decode_;
-  decode.q = memory.Floats(NormalFloats(options.batch * width, options.seed + 2));
+  bench->host_q_ = NormalFloats(options.batch * width, options.seed + 2);
+  ASSIGN_OR_RETURN(decode.q, memory.Copy(bench->host_q_));
   decode.q_stride = width;
   decode.out_stride = int64_t{options.q_heads} * f.v_dim;
-  decode.out = memory.Floats(std::vector<float>(options.batch * decode.out_stride));
+  ASSIGN_OR_RETURN(decode.out, memory.Zeros<float>(options.batch * decode.out_stride));
   decode.rows = options.batch;
   decode.q_heads = options.q_heads;
-  std::vector<int32_t> seqs(options.batch);
-  std::iota(seqs.begin(), seqs.end(), 0);
-  decode.row_seq = memory.Ints(std::move(seqs));
-  decode.row_len = memory.Ints(std::vector<int32_t>(options.batch, static_cast<int32_t>(options.depth)));
+  bench->host_seqs_.resize(options.batch);
+  std::iota(bench->host_seqs_.begin(), bench->host_seqs_.end(), 0);
+  bench->host_lengths_.assign(options.batch, static_cast<int32_t>(options.depth));
+  ASSIGN_OR_RETURN(decode.row_seq, memory.Copy(bench->host_seqs_));
+  ASSIGN_OR_RETURN(decode.row_len, memory.Copy(bench->host_lengths_));
+  decode.longest = static_cast<int32_t>(options.depth);
   decode.pages = cache.pages;
   decode.table = cache.table;
   decode.scale = 1.0f / std::sqrt(static_cast<float>(f.k_dim));
@@ -196,6 +221,9 @@ Status PolicyBench::Add(const AttentionSpec& spec) {
                            " evicts: its kernel is dense attention over token_budget tokens; measure that at --depth " +
                            std::to_string(owned->capacity()));
   }
+  if (ctx_.session != nullptr && owned->token_budget() > 0 && !owned->RunsOnGpu()) {
+    return Unimplemented(spec.ToString() + " has no kernels for a GPU yet; measure it with --device cpu");
+  }
   AttentionPolicy* policy = memory_.policies.emplace_back(std::move(owned)).get();
   // Layers that the policy keeps dense are not what is measured here: the first that it selects in is taken.
   int layer = 0;
@@ -205,7 +233,7 @@ Status PolicyBench::Add(const AttentionSpec& spec) {
   step.row["depth"] = options_.depth;
   step.row["batch"] = options_.batch;
   if (layer < 64) return AddSelected(*policy, layer, std::move(step));
-  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(decode_)));
+  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(ctx_, decode_)));
   step.attend = static_cast<int>(timed_.size());
   Timed& one = timed_.emplace_back();
   one.row = step.row;
@@ -218,18 +246,27 @@ Status PolicyBench::Add(const AttentionSpec& spec) {
 }
 
 // What the policy remembers of each row, as earlier steps might have left it.
-void PolicyBench::AddHistory(const AttentionPolicy& policy, SelectParams* select) {
+Status PolicyBench::AddHistory(const AttentionPolicy& policy, SelectParams* select) {
   const int width = policy.Declare().history;
-  if (width == 0) return;
+  if (width == 0) return OkStatus();
   const PageFormat& f = options_.format;
   auto& histories = memory_.histories.emplace_back(std::make_unique<std::vector<PageHistory>>());
   for (int row = 0; row < select->rows; ++row) {
-    const int64_t pages = PagesOf(f, select->row_len[row]);
+    const int64_t pages = PagesOf(f, host_lengths_[row]);
     std::vector<float> values = NormalFloats(f.kv_heads * pages * width, options_.seed + 9 + row);
     for (float& value : values) value = std::exp(value);
-    histories->push_back({memory_.Floats(std::move(values)), pages * width, f.kv_heads, pages, width});
+    ASSIGN_OR_RETURN(float* there, memory_.Copy(values));
+    histories->push_back({there, pages * width, f.kv_heads, pages, width});
   }
   select->history = histories->data();
+  return OkStatus();
+}
+
+SelectParams PolicyBench::OnHost(SelectParams select) const {
+  select.q = host_q_.data();
+  select.row_seq = host_seqs_.data();
+  select.row_len = host_lengths_.data();
+  return select;
 }
 
 // A policy's parts: what selection reads and costs, attention over the pages that it chose, and what it remembers.
@@ -245,38 +282,41 @@ Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step s
   select.q_heads = decode.q_heads;
   select.row_seq = decode.row_seq;
   select.row_len = decode.row_len;
+  select.longest = decode.longest;
   select.layer = layer;
   select.pages = decode.pages;
   select.table = decode.table;
-  AddHistory(policy, &select);
+  RETURN_IF_ERROR(AddHistory(policy, &select));
   SelectionView& view = *memory_.selections.emplace_back(std::make_unique<SelectionView>());
   view.max_pages = policy.MaxPages(depth, f.page_size);
-  view.pages = memory_.Ints(std::vector<int32_t>(lists * view.max_pages));
-  view.counts = memory_.Ints(std::vector<int32_t>(lists));
+  ASSIGN_OR_RETURN(view.pages, memory_.Zeros<int32_t>(lists * view.max_pages));
+  ASSIGN_OR_RETURN(view.counts, memory_.Zeros<int32_t>(lists));
   const PageDataNeeds needs = policy.Declare();
   if (needs.slots) {
     view.mask_words = (f.page_size + 63) / 64;
-    ASSIGN_OR_RETURN(void* masks, memory_.Bytes(lists * view.max_pages * view.mask_words * sizeof(uint64_t)));
-    view.slot_mask = static_cast<uint64_t*>(masks);
+    ASSIGN_OR_RETURN(view.slot_mask, memory_.Zeros<uint64_t>(lists * view.max_pages * view.mask_words));
   }
   if (needs.correction) {
-    view.alpha = memory_.Floats(std::vector<float>(int64_t{options_.batch} * options_.q_heads));
-    view.v_mean = memory_.Floats(std::vector<float>(lists * f.v_dim));
+    ASSIGN_OR_RETURN(view.alpha, memory_.Zeros<float>(int64_t{options_.batch} * options_.q_heads));
+    ASSIGN_OR_RETURN(view.v_mean, memory_.Zeros<float>(lists * f.v_dim));
   }
   ASSIGN_OR_RETURN(void* select_scratch, memory_.Bytes(policy.SelectWorkspace(select)));
   policy.Select(ctx_, select, view, select_scratch);
-  int64_t pages_read = 0;
-  for (int64_t i = 0; i < lists; ++i) pages_read += view.counts[i];
+  std::vector<int32_t> counts(lists);
+  RETURN_IF_ERROR(CopyFromDevice(ctx_.device, counts.data(), view.counts, counts.size() * sizeof(int32_t), ctx_.stream));
+  if (ctx_.session != nullptr) RETURN_IF_ERROR(ctx_.session->Synchronize());
+  const int64_t pages_read = std::accumulate(counts.begin(), counts.end(), int64_t{0});
 
   step.select = static_cast<int>(timed_.size());
   Timed selection;
   selection.row = step.row;
   selection.row["name"] = "select";
-  selection.bytes = static_cast<double>(policy.SelectBytes(select));
-  selection.row["line_bytes"] = policy.SelectLineBytes(select);
+  selection.bytes = static_cast<double>(policy.SelectBytes(OnHost(select)));
+  const int64_t line_bytes = policy.SelectLineBytes(OnHost(select));
+  selection.row["line_bytes"] = line_bytes;
   selection.run = [this, &policy, select, &view, select_scratch] { policy.Select(ctx_, select, view, select_scratch); };
   const double selection_bytes = selection.bytes;
-  step.line_bytes = static_cast<double>(policy.SelectLineBytes(select));
+  step.line_bytes = static_cast<double>(line_bytes);
   timed_.push_back(std::move(selection));
 
   step.attend = static_cast<int>(timed_.size());
@@ -304,12 +344,22 @@ Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step s
     decode.selection = &view;
     if (needs.history > 0 && needs.mass) {
       decode.mass_pages = static_cast<int>(PagesOf(f, depth));
-      decode.mass = memory_.Floats(std::vector<float>(lists * decode.mass_pages));
+      ASSIGN_OR_RETURN(decode.mass, memory_.Zeros<float>(lists * decode.mass_pages));
     }
-    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(decode)));
+    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(ctx_, decode)));
     attention.run = [this, decode, workspace] { AttentionDecode(ctx_, decode, workspace); };
   }
   timed_.push_back(std::move(attention));
+  if (ctx_.session != nullptr) {
+    // A GPU begins the next kernel while one ends; and every timing has a start and an end that it pays for.
+    step.whole = static_cast<int>(timed_.size());
+    Timed whole;
+    whole.run = [select = timed_[static_cast<size_t>(step.select)].run, attend = timed_[static_cast<size_t>(step.attend)].run] {
+      select();
+      attend();
+    };
+    timed_.push_back(std::move(whole));
+  }
 
   if (decode.mass != nullptr) {
     step.remember = static_cast<int>(timed_.size());

@@ -12,12 +12,13 @@
 
 #include "core/base/buffer.h"
 #include "core/base/context.h"
+#include "core/base/device_memory.h"
 #include "core/base/status.h"
 #include "kernels/attention_decode.h"
 #include "kernels/linear.h"
-#include "kernels/machine.h"
 #include "kernels/page_table.h"
 #include "kernels/selection/policy.h"
+#include "launch/bench_clock.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 
@@ -41,54 +42,55 @@ struct Timed {
   std::vector<double> seconds;
 };
 
-// Each of them `repeats` times in turns, once before to warm up, with a pass of the probe ahead of every timing.
-// CANCELLED on Ctrl-C. shown: [from, to] of the progress.
-Status TimeInTurns(const Context& ctx, int repeats, std::vector<Timed>* timed, ReadProbe* probe, Progress* progress,
-                   double from, double to);
+// Each of them `repeats` times in turns, once before to warm up. CANCELLED on Ctrl-C. shown: [from, to] of the progress.
+Status TimeInTurns(int repeats, std::vector<Timed>* timed, BenchClock* clock, Progress* progress, double from, double to);
+
+std::vector<float> NormalFloats(size_t count, uint64_t seed);
+
+// Everything that timed closures point to, in the device's memory; lives as long as they do.
+struct BenchMemory {
+  explicit BenchMemory(const Context& context) : ctx(context) {}
+
+  Context ctx;
+  std::vector<Buffer> buffers;
+  std::vector<std::unique_ptr<AttentionPolicy>> policies;
+  std::vector<std::unique_ptr<std::vector<PageHistory>>> histories;
+  std::vector<std::unique_ptr<SelectionView>> selections;
+  std::vector<std::unique_ptr<Weight>> weights;
+
+  // Memory of zeros; at least a few bytes.
+  Result<void*> Bytes(size_t bytes);
+  // A copy of the host's values.
+  template <typename T>
+  Result<T*> Copy(const std::vector<T>& values) {
+    ASSIGN_OR_RETURN(void* to, Bytes(values.size() * sizeof(T)));
+    RETURN_IF_ERROR(CopyToDevice(ctx.device, to, values.data(), values.size() * sizeof(T), ctx.stream));
+    return static_cast<T*>(to);
+  }
+  template <typename T>
+  Result<T*> Zeros(size_t count) {
+    ASSIGN_OR_RETURN(void* to, Bytes(count * sizeof(T)));
+    return static_cast<T*>(to);
+  }
+};
 
 // One layer of cache for `batch` sequences with room for `length` tokens each, its pages and groups in random places.
 class BenchCache {
  public:
   static int64_t Bytes(const PageFormat& format, int64_t batch, int64_t length);
   // RESOURCE_EXHAUSTED, with both figures, when so many bytes aren't free.
-  static Status CheckRoom(const PageFormat& format, int64_t batch, int64_t length);
-  static Result<std::unique_ptr<BenchCache>> Create(const PageFormat& format, int batch, int64_t length,
+  static Status CheckRoom(const PageFormat& format, int64_t batch, int64_t length, size_t free_bytes);
+  static Result<std::unique_ptr<BenchCache>> Create(const Context& ctx, const PageFormat& format, int batch, int64_t length,
                                                     uint64_t seed);
   // Fills [0, length) of every sequence by the same kernel that a step appends with: uniform in [−1, 1).
-  void Fill(const Context& ctx, int64_t length, uint64_t seed);
+  Status Fill(int64_t length, uint64_t seed);
 
   LayerPages pages;
   PageTableView table;
 
  private:
-  BenchCache() = default;
-  Buffer k_, v_, meta_, over_;
-  std::vector<int32_t> page_ids_, page_begin_, group_ids_, group_begin_;
-};
-
-std::vector<float> NormalFloats(size_t count, uint64_t seed);
-
-// Everything that timed closures point to; lives as long as they do.
-struct BenchMemory {
-  std::vector<std::unique_ptr<BenchCache>> caches;
-  std::vector<std::unique_ptr<std::vector<float>>> floats;
-  std::vector<std::unique_ptr<std::vector<int32_t>>> ints;
-  std::vector<std::unique_ptr<Buffer>> buffers;
-  std::vector<std::unique_ptr<AttentionPolicy>> policies;
-  std::vector<std::unique_ptr<std::vector<PageHistory>>> histories;
-  std::vector<std::unique_ptr<SelectionView>> selections;
-  std::vector<std::unique_ptr<Weight>> weights;
-
-  float* Floats(std::vector<float> values) {
-    return floats.emplace_back(std::make_unique<std::vector<float>>(std::move(values)))->data();
-  }
-  int32_t* Ints(std::vector<int32_t> values) {
-    return ints.emplace_back(std::make_unique<std::vector<int32_t>>(std::move(values)))->data();
-  }
-  Result<void*> Bytes(size_t bytes) {
-    ASSIGN_OR_RETURN(Buffer buffer, Buffer::Create(std::max<size_t>(bytes, 64)));
-    return static_cast<void*>(buffers.emplace_back(std::make_unique<Buffer>(std::move(buffer)))->data());
-  }
+  explicit BenchCache(const Context& ctx) : memory_(ctx) {}
+  BenchMemory memory_;
 };
 
 // The decode attention of `batch` sequences of `depth` tokens under some policies, over one cache: a policy that
@@ -109,22 +111,28 @@ class PolicyBench {
   struct Step {
     Json row;
     int select = -1, attend = -1, remember = -1;
+    int whole = -1;  // on a GPU: selection and attention one behind the other, as a step runs them
     double line_bytes = 0;            // counted: the lines that selection reads, and the pages that attention does
     double formula_bytes = -1;        // what the policy table's formula gives; negative: it depends on the data
-    double Seconds(const std::vector<Timed>& timed) const;  // the sum of the parts' medians
+    double Seconds(const std::vector<Timed>& timed) const;  // of the whole where it was timed, else the sum of the parts' medians
   };
   const std::vector<Step>& steps() const { return steps_; }
 
  private:
-  PolicyBench(const Context& ctx, const Options& options) : ctx_(ctx), options_(options) {}
+  PolicyBench(const Context& ctx, const Options& options) : ctx_(ctx), options_(options), memory_(ctx) {}
   Status Add(const AttentionSpec& spec);
   Status AddSelected(const AttentionPolicy& policy, int layer, Step step);
-  void AddHistory(const AttentionPolicy& policy, SelectParams* select);
+  Status AddHistory(const AttentionPolicy& policy, SelectParams* select);
+  // The same rows with arrays that the host may look into, for counting bytes.
+  SelectParams OnHost(SelectParams select) const;
 
   Context ctx_;
   Options options_;
   AttentionDecodeParams decode_;
   BenchMemory memory_;
+  std::unique_ptr<BenchCache> cache_;
+  std::vector<float> host_q_;  // [batch][q_heads][k_dim]
+  std::vector<int32_t> host_seqs_, host_lengths_;
   std::vector<Timed> timed_;
   std::vector<Step> steps_;
 };
