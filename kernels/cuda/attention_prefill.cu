@@ -39,7 +39,7 @@ Status MakePrefillArgs(const AttentionPrefillParams& p, int64_t most_rows, Prefi
     return Internal("prefill attention: " + std::to_string(p.q_heads) + " query heads on " +
                     std::to_string(f.kv_heads) + " KV heads");
   }
-  constexpr int kMostPageSize = 32768;  // (page size + kKeyBlock) * page size < 2^32, DivideByMagic's range
+  constexpr int kMostPageSize = 32768;  // (page size + 64) * page size < 2^32, DivideByMagic's range
   if (f.page_size > kMostPageSize) {
     return InvalidArgument("prefill attention: pages of " + std::to_string(f.page_size) +
                            " tokens; the GPU takes at most " + std::to_string(kMostPageSize));
@@ -55,8 +55,7 @@ Status MakePrefillArgs(const AttentionPrefillParams& p, int64_t most_rows, Prefi
                            std::to_string(f.v_dim) + " channels a head need " + std::to_string(a.c.shared_bytes) +
                            " B of shared memory; the GPU's kernel has " + std::to_string(kMostShared));
   }
-  shape->grid_x = a.c.Tiles(most_rows, p.num_chunks, a.group);
-  shape->grid_y = f.kv_heads;
+  shape->grid_x = a.c.Tiles(most_rows, p.num_chunks, a.group) * f.kv_heads;
   shape->threads = a.c.threads;
   shape->shared_bytes = a.c.shared_bytes;
   return OkStatus();

@@ -4,8 +4,8 @@
 // gets 0 and −inf.
 //
 // A block takes a tile of (token, head) pairs of one chunk and KV head: the heads of a group share the keys they read.
-// Keys are walked in blocks of 32 that start at absolute positions, and a key block that a row doesn't see leaves its
-// maximum, sum and results as they are, bit for bit. So a row's bits depend on its query, its position and the keys it
+// Keys are walked in blocks that start at absolute positions, and a key block that a row doesn't see leaves its maximum,
+// sum and results as they are, bit for bit. So a row's bits depend on its query, its position and the keys it
 // sees: neither on the chunk, the tile, the batch, the page ids nor on how many heads are local.
 #pragma once
 
@@ -21,7 +21,7 @@ namespace quire::cuda {
 
 // How prefill attention is cut: pure arithmetic on the format.
 struct AttentionPrefillConfig {
-  static constexpr int kKeyBlock = 32;
+  static constexpr int kKeyBlock = 32;  // of the plain kernel; that on tensor cores has its own
 
   bool tensor_cores = false;
   int tile_rows = 16;  // (token, head) pairs of a block
@@ -37,9 +37,9 @@ struct AttentionPrefillConfig {
 // most_rows: at least the sum of the chunks' rows; params.chunks is read on the device alone. Rows past it may stay
 // unwritten. Tensor cores (bf16 and f16 pages whose size 8 divides, k_dim = v_dim = 64, 96, 128 or 256) round the
 // queries and the weights to the cache's type; the sums are f32. There a NaN or infinite V may also show in rows of the
-// same sequence that don't see it, within 64 positions of those that do; elsewhere never.
+// same sequence that don't see it, within tile_rows positions of those that do; elsewhere never.
 //
-// FLOPs: 2 · (k_dim + v_dim) for each visible (row, head, key) and up to 32 keys a row more. Bytes: K and V once per
+// FLOPs: 2 · (k_dim + v_dim) for each visible (row, head, key) and up to 64 keys a row more. Bytes: K and V once per
 // tile.
 Status AttentionPrefill(Stream stream, const AttentionPrefillParams& params, int64_t most_rows);
 // With a Mod: as AttentionDecode's. Key blocks that its mask leaves nothing of are skipped.

@@ -65,8 +65,9 @@ struct PlainPrefillKernel {
   QUIRE_DEVICE static void Run(const Params& a) {
     const AttentionPrefillParams& p = a.p;
     const PageFormat& f = p.table.format;
-    const int kv_head = simt::BlockY(), lane = simt::Lane(), first = simt::Warp() * kWarpRows;
-    const PrefillTile tile = FindTile(a);
+    const int index = simt::BlockX() / f.kv_heads, kv_head = simt::BlockX() - index * f.kv_heads;
+    const int lane = simt::Lane(), first = simt::Warp() * kWarpRows;
+    const PrefillTile tile = FindTile(a, index);
     if (tile.count == 0) return;
     if (tile.chunk.seq < 0) return WriteNothing(a, tile, kv_head);
     if (first >= tile.count) return;

@@ -28,10 +28,9 @@ struct PrefillTile {
   int first, count;  // count 0: nothing to do
 };
 
-// The block's tile, the same in all threads. The latest rows of a chunk see the most keys: they come first, so that the
-// last blocks to start are short ones.
-QUIRE_DEVICE PrefillTile FindTile(const PrefillArgs& a) {
-  int index = simt::BlockX();
+// Tile `index` of the call, the same in all threads. The latest rows of a chunk see the most keys: they come first, so
+// that the last blocks to start are short ones; and blocks of all KV heads come before the next tile's.
+QUIRE_DEVICE PrefillTile FindTile(const PrefillArgs& a, int index) {
   for (int base = 0; base < a.p.num_chunks; base += simt::kWarpSize) {
     const int mine = base + simt::Lane();
     const int pairs = mine < a.p.num_chunks ? a.p.chunks[mine].rows * a.group : 0;

@@ -58,7 +58,7 @@
 //   CpAsync<bytes>(shared, global) CpAsyncOrZero<bytes>(shared, global, there) CpAsyncCommit() CpAsyncWait<n>()
 //   LdMatrix<1|2|4>(regs, row) LdMatrixTranspose<1|2|4>(regs, row)   MmaM16N8K16<BF16|F16>(d, a, b)
 //   ToFloat(BF16|F16|float) FromFloat<T>(x) PackPair<T>(low, high) LowFloat<T>(word) HighFloat<T>(word)
-//   Exp Exp2 Log Rsqrt Sqrt SinCos Fma PopCount LowestBit FloatBits BitsFloat
+//   Exp Exp2 Log Rsqrt Sqrt SinCos Fma Max PopCount LowestBit FloatBits BitsFloat
 
 namespace quire::simt {
 

@@ -308,6 +308,7 @@ QUIRE_DEVICE float HighFloat(uint32_t word) {
 }
 
 QUIRE_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+QUIRE_DEVICE float Max(float a, float b) { return fmaxf(a, b); }  // the other one of a NaN
 QUIRE_DEVICE float Exp(float x) { return expf(x); }    // within 1 ulp
 QUIRE_DEVICE float Log(float x) { return logf(x); }    // within 1 ulp
 QUIRE_DEVICE float Exp2(float x) {                     // one instruction, within 2 ulp; subnormal results are 0

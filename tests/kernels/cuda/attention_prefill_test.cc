@@ -403,9 +403,9 @@ TEST(CudaAttentionPrefill, ConfigurationsAreOfTheFormatAlone) {
     return AttentionPrefillConfig::For(*PageFormat::Create(dtype, page_size, 3, k_dim, v_dim));
   };
   EXPECT_EQ(config(DType::kBF16, 16, 128, 128).ToString(),
-            "tensor cores, tiles of 128 rows, 128 threads, 70656 B shared");
+            "tensor cores, tiles of 128 rows, 128 threads, 82472 B shared");
   EXPECT_EQ(config(DType::kF16, 8, 256, 256).ToString(),
-            "tensor cores, tiles of 64 rows, 128 threads, 107520 B shared");
+            "tensor cores, tiles of 64 rows, 128 threads, 82216 B shared");
   EXPECT_EQ(config(DType::kF32, 16, 128, 128).ToString(), "plain, tiles of 16 rows, 128 threads, 19456 B shared");
   EXPECT_TRUE(config(DType::kF16, 16, 64, 64).tensor_cores);
   EXPECT_TRUE(config(DType::kF16, 16, 96, 96).tensor_cores);

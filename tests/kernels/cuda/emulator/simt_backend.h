@@ -276,6 +276,7 @@ float HighFloat(uint32_t word) {
 }
 
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline float Max(float a, float b) { return std::fmax(a, b); }
 inline float Exp(float x) { return std::exp(x); }
 inline float Log(float x) { return std::log(x); }
 inline float Exp2(float x) {
