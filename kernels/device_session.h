@@ -35,6 +35,11 @@ class DeviceSession {
   // Waits for all work; the first error so far.
   Status Synchronize();
 
+  // Records what goes over the stream, instead of doing it, until EndCapture: a CUDA graph of it, or what went wrong since,
+  // of which the session then knows nothing any more. Between the two nothing may be allocated or uploaded.
+  Status BeginCapture();
+  Result<OwnedGraph> EndCapture();
+
   // Memory for one call: the next one that asks gets the same, after this call's work. 256-byte aligned.
   Result<void*> Scratch(size_t bytes);
   // A copy of a small array of the host, for one call likewise.
@@ -52,6 +57,7 @@ class DeviceSession {
   OwnedStream stream_;
   std::unique_ptr<cuda::Matmul> matmul_;
   Status status_;
+  bool capturing_ = false;
   Buffer scratch_, uploads_, counters_;
 };
 

@@ -100,6 +100,8 @@ void AddEngineFlags(CLI::App& app, EngineFlags* flags) {
               "share of a GPU's memory that may be in use, above 0 and at most 1"));
   add(AddSwitch(app, "--share-gpu", &flags->share_gpu,
                 "ranks of a host may share its GPUs; their sums then go through host memory (slow)"));
+  add(AddSwitch(app, "--enforce-eager", &flags->enforce_eager,
+                "on a GPU, run decode steps launch by launch, not as CUDA graphs"));
   add(AddFlag(app, "--threads,-t", &flags->threads, "of each process (with -tp: of all its ranks together); 0: the processors it may use"));
   add(AddFlag(app, "--tensor-parallel-size", &flags->tensor_parallel_size,
               "ranks, also as -tp N: threads of this process; under mpirun there are as many as it starts"));
@@ -260,6 +262,7 @@ Result<EngineOptions> MakeEngineOptions(const EngineFlags& flags, std::vector<At
   options.device = flags.device;
   options.gpu_memory_utilization = flags.gpu_memory_utilization;
   options.share_gpu = flags.share_gpu;
+  options.enforce_eager = flags.enforce_eager;
   options.threads = flags.threads;
   options.max_model_len = flags.max_model_len;
   options.max_num_seqs = flags.max_num_seqs > 0 ? flags.max_num_seqs : default_seqs;

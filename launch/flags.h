@@ -44,6 +44,7 @@ struct EngineFlags {
   std::string device = "auto";
   double gpu_memory_utilization = 0.9;
   bool share_gpu = false;
+  bool enforce_eager = false;
   int threads = 0;
   int tensor_parallel_size = 1;
   std::string interface;

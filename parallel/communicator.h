@@ -32,6 +32,10 @@ class Communicator {
   virtual Status Recv(TensorView data, int from, Stream stream = {}) = 0;
   virtual Status Barrier() = 0;
 
+  // Whether collectives of a GPU's tensors are enqueued on the stream without the host's help, so that a CUDA graph can hold
+  // them.
+  virtual bool StaysOnStream() const { return false; }
+
   // Ends the group for a reason found outside a collective: the others must not wait for a rank that can't go on.
   // Threads: every rank's current or next collective returns `why`. MPI: `why` goes to stderr and the job ends. A
   // group of one has nobody to tell.

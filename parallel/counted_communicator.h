@@ -8,7 +8,8 @@
 
 namespace quire {
 
-// Sums since the start, of one rank. Seconds are wall time inside the calls, waiting for the other ranks included.
+// Sums since the start, of one rank. Seconds are wall time inside the calls, waiting for the other ranks included. What a CUDA
+// graph does again is not counted again.
 struct CollectiveStats {
   int64_t all_reduces = 0, all_gathers = 0, broadcasts = 0;
   int64_t others = 0;  // reduce-scatters, sends, receives, barriers
@@ -32,6 +33,7 @@ class CountedCommunicator final : public Communicator {
   Status Send(TensorView data, int to, Stream stream) override;
   Status Recv(TensorView data, int from, Stream stream) override;
   Status Barrier() override;
+  bool StaysOnStream() const override { return inner_->StaysOnStream(); }
   void Abort(const Status& why) override { inner_->Abort(why); }
 
   const CollectiveStats& stats() const { return stats_; }

@@ -85,6 +85,7 @@ class DeviceCommunicator final : public Communicator {
     return CopyToDevice(data.device, data.data, host.data, static_cast<size_t>(data.bytes()), stream);
   }
   Status Barrier() override { return host_->Barrier(); }
+  bool StaysOnStream() const override { return gpu_ != nullptr && gpu_->StaysOnStream(); }
   void Abort(const Status& why) override {
     if (gpu_ != nullptr) gpu_->Abort(why);
     host_->Abort(why);

@@ -199,6 +199,8 @@ class NcclCommunicatorImpl final : public NcclCommunicator {
     return control_->Barrier();
   }
 
+  bool StaysOnStream() const override { return true; }
+
   Status Synchronize(Stream stream) override {
     RETURN_IF_ERROR(failure_);
     const double begin = NowSeconds(), limit = static_cast<double>(options_.wait_limit.count()) / 1000;

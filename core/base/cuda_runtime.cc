@@ -104,4 +104,22 @@ Result<float> Milliseconds(void* from, void* to) {
   return milliseconds;
 }
 
+// Other threads' calls don't spoil this one's capture, nor does it theirs.
+Status BeginCapture(void* stream) {
+  return Checked(cudaStreamBeginCapture(Of(stream), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+}
+Result<void*> EndCapture(void* stream) {
+  cudaGraph_t graph = nullptr;
+  RETURN_IF_ERROR(Checked(cudaStreamEndCapture(Of(stream), &graph), "cudaStreamEndCapture"));
+  cudaGraphExec_t executable = nullptr;
+  const Status made = Checked(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  static_cast<void>(cudaGraphDestroy(graph));
+  RETURN_IF_ERROR(made);
+  return static_cast<void*>(executable);
+}
+Status LaunchGraph(void* graph, void* stream) {
+  return Checked(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), Of(stream)), "cudaGraphLaunch");
+}
+void DestroyGraph(void* graph) { static_cast<void>(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph))); }
+
 }  // namespace quire::cuda_runtime

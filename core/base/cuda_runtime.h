@@ -49,4 +49,12 @@ Status Record(void* event, void* stream);
 Status WaitFor(void* event);
 Result<float> Milliseconds(void* from, void* to);  // between two events that have happened
 
+// What this thread puts on the stream between the two is recorded, not done: launches and copies with their arguments and
+// addresses, of device and pinned memory. Meanwhile it may neither allocate, free, wait, nor copy ordinary host memory; where
+// anything of it went wrong, EndCapture says so, and the stream is as before.
+Status BeginCapture(void* stream);
+Result<void*> EndCapture(void* stream);  // a graph that can be launched
+Status LaunchGraph(void* graph, void* stream);  // does all of it, in the stream's order
+void DestroyGraph(void* graph);
+
 }  // namespace quire::cuda_runtime

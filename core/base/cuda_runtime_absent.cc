@@ -25,5 +25,9 @@ void DestroyEvent(void* event) { CHECK(event == nullptr); }
 Status Record(void*, void*) { return Absent(); }
 Status WaitFor(void*) { return Absent(); }
 Result<float> Milliseconds(void*, void*) { return Absent(); }
+Status BeginCapture(void*) { return Absent(); }
+Result<void*> EndCapture(void*) { return Absent(); }
+Status LaunchGraph(void*, void*) { return Absent(); }
+void DestroyGraph(void* graph) { CHECK(graph == nullptr); }
 
 }  // namespace quire::cuda_runtime

@@ -113,6 +113,26 @@ Result<double> OwnedEvent::SecondsSince(const OwnedEvent& earlier) const {
   return static_cast<double>(milliseconds) * 1e-3;
 }
 
+Status OwnedGraph::Begin(Device device, Stream stream) {
+  CHECK(!OnCpu(device));
+  return cuda_runtime::BeginCapture(stream.handle);
+}
+Result<OwnedGraph> OwnedGraph::End(Device device, Stream stream) {
+  CHECK(!OnCpu(device));
+  OwnedGraph graph;
+  ASSIGN_OR_RETURN(graph.handle_, cuda_runtime::EndCapture(stream.handle));
+  return graph;
+}
+OwnedGraph::~OwnedGraph() {
+  if (handle_ != nullptr) cuda_runtime::DestroyGraph(handle_);
+}
+OwnedGraph::OwnedGraph(OwnedGraph&& other) noexcept { *this = std::move(other); }
+OwnedGraph& OwnedGraph::operator=(OwnedGraph&& other) noexcept {
+  std::swap(handle_, other.handle_);
+  return *this;
+}
+Status OwnedGraph::Launch(Stream stream) const { return cuda_runtime::LaunchGraph(handle_, stream.handle); }
+
 Result<HostBuffer> HostBuffer::Create(Device device, size_t bytes) {
   HostBuffer buffer;
   buffer.device_ = device;

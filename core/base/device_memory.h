@@ -69,6 +69,24 @@ class OwnedEvent {
   void* handle_ = nullptr;
 };
 
+// Work that was put on a stream once, to be done again by one call, with the same addresses: a CUDA graph. GPUs only.
+class OwnedGraph {
+ public:
+  OwnedGraph() = default;
+  ~OwnedGraph();
+  OwnedGraph(OwnedGraph&& other) noexcept;
+  OwnedGraph& operator=(OwnedGraph&& other) noexcept;
+  // From here on what this thread puts on the stream is recorded, not done (cuda_runtime.h says what may be) …
+  static Status Begin(Device device, Stream stream);
+  // … up to here. Each Begin that went well has its End; an error of End's leaves the stream as it was before Begin.
+  static Result<OwnedGraph> End(Device device, Stream stream);
+  bool empty() const { return handle_ == nullptr; }
+  Status Launch(Stream stream) const;
+
+ private:
+  void* handle_ = nullptr;
+};
+
 // Host memory that a GPU copies from and to at full speed and while the host goes on; ordinary memory on the CPU.
 class HostBuffer {
  public:

@@ -44,6 +44,7 @@ struct EngineOptions {
   std::string device = "auto";       // auto (GPUs where every rank has one) | cpu | cuda
   double gpu_memory_utilization = 0.9;  // of a GPU's memory that may be in use, (0, 1]
   bool share_gpu = false;            // ranks of a host may share its GPUs; their sums then go through host memory (slow)
+  bool enforce_eager = false;        // on a GPU: decode steps launch by launch, not as CUDA graphs
   int threads = 0;                   // of each rank; 0: its share of the processors that it and others may use
   int64_t max_model_len = 0;         // 0: the model's
   int max_num_seqs = 64;

@@ -18,6 +18,7 @@ void SerializeOptions(const EngineOptions& o, std::vector<uint8_t>* out) {
   w.Put(o.device);
   w.Put(std::bit_cast<uint64_t>(o.gpu_memory_utilization));
   w.Put(static_cast<uint32_t>(o.share_gpu));
+  w.Put(static_cast<uint32_t>(o.enforce_eager));
   w.Put(o.threads);
   w.Put(o.max_model_len);
   w.Put(o.max_num_seqs);
@@ -40,6 +41,7 @@ Result<EngineOptions> ParseOptions(std::span<const uint8_t> bytes) {
   o.device = r.GetString();
   o.gpu_memory_utilization = std::bit_cast<double>(r.Get<uint64_t>());
   o.share_gpu = r.Get<uint32_t>() != 0;
+  o.enforce_eager = r.Get<uint32_t>() != 0;
   o.threads = r.Get<int>();
   o.max_model_len = r.Get<int64_t>();
   o.max_num_seqs = r.Get<int>();

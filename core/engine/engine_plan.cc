@@ -9,6 +9,7 @@
 #include "core/engine/attention_history.h"
 #include "core/model/decoder.h"
 #include "core/model/decoder_attention.h"
+#include "core/model/decoder_rows.h"
 #include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_decode_sinks.h"
@@ -97,10 +98,17 @@ CacheConfig MakeCacheConfig(const EnginePlan& plan, const ModelConfig& config) {
   return cache;
 }
 
+// Rows of a step in which every slot decodes.
+int DecodeRows(const Context& ctx, const EnginePlan& plan) {
+  const PlanLimits& limits = plan.executor.limits;
+  if (ctx.device.kind == DeviceKind::kCpu) return limits.slots;
+  return std::min(limits.max_rows, RowPadding::MostRows(limits.slots, static_cast<int>(plan.policies.size()) + 1));
+}
+
 // Workspaces of attention and selection when every slot decodes at the length that the cache has room for.
 size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig& config) {
   const ExecutorOptions& executor = plan.executor;
-  const int rows = executor.limits.slots;
+  const int rows = DecodeRows(ctx, plan);
   const int64_t max_length = executor.limits.max_length;
   const std::vector<int32_t> row_seq(static_cast<size_t>(rows));
   size_t workspace = 0;
@@ -109,7 +117,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
   size_t turned = 0;
   for (int g = 0; g < executor.limits.cache_groups; ++g) {
     const PageFormat format = FormatOf(executor.cache, g);
-    const int64_t room = int64_t{executor.capacity[g].pages} * format.page_size / rows;
+    const int64_t room = int64_t{executor.capacity[g].pages} * format.page_size / executor.limits.slots;
     const int window = executor.cache.groups[g].window;
     const int64_t length = window > 0 ? max_length : std::clamp<int64_t>(room, 1, max_length);
     const std::vector<int32_t> row_len(static_cast<size_t>(rows), static_cast<int32_t>(length));
@@ -382,6 +390,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   executor.limits.max_logit_rows = std::min(o.max_num_batched_tokens, o.max_num_seqs + kPromptLogits);
   executor.limits.vocab = config.vocab;
   executor.limits.max_length = o.max_model_len;
+  executor.enforce_eager = o.enforce_eager;
   // The longest that a sequence of the engine's own policies gets in the cache; its pages are planned for that.
   int64_t most_cached = 0;
   for (size_t i = 0; i < plan.policies.size(); ++i) {

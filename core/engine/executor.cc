@@ -41,7 +41,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
                                                     {.max_rows = limits.max_rows,
                                                      .max_logit_rows = limits.max_logit_rows,
-                                                     .max_length = limits.max_length}));
+                                                     .max_length = limits.max_length,
+                                                     .enforce_eager = options.enforce_eager}));
   SamplerOptions sampling{limits.vocab, limits.max_logit_rows, limits.slots, {}, comm};
   for (int rank = 0; rank < shard.tp; ++rank) {
     ASSIGN_OR_RETURN(const ShardPlan other, ShardPlan::Create(NumbersOf(config), shard.tp, rank));

@@ -26,6 +26,7 @@ struct ExecutorOptions {
   std::vector<GroupCapacity> capacity;  // one per cache group
   int history_width = 0;                // floats of attention history a page, KV head and layer
   int64_t map_capacity = 0;             // the most tokens that an evicting policy with a map keeps
+  bool enforce_eager = false;           // on a GPU: no CUDA graphs
 };
 
 struct StepResult {

@@ -10,6 +10,7 @@
 #include "core/base/check.h"
 #include "core/base/device_memory.h"
 #include "core/model/decoder_attention.h"
+#include "core/model/decoder_graphs.h"
 #include "core/model/decoder_inputs.h"
 #include "core/model/decoder_rope.h"
 #include "core/model/decoder_rows.h"
@@ -137,6 +138,8 @@ struct Decoder::Impl {
   Scratch scratch;
   DecoderRows rows;
   DecoderInputs inputs;
+  StepGraphs graphs;
+  StepGraphs::Key key;  // of the step's graph
   AttentionStats stats;
   std::vector<int32_t> turns;  // [decode rows] positions by which queries are turned on for their sinks
   GrowBuffer turn_tables;      // [decode rows][2][rotary_dim / 2]
@@ -148,13 +151,20 @@ struct Decoder::Impl {
   int64_t live_rows = 0;
 
   Status Forward(const ForwardBatch& batch, float* logits);
+  // Whether the step is filled up, and whether it may be a graph.
+  bool FillsUp(const ForwardBatch& batch) const;
+  bool GraphsAllowed() const;
+  void MakeKey(const ForwardBatch& batch, const float* logits);
+  size_t ScratchBytes() const;
+  // From embedding to logits; inputs and rope tables are there.
+  Status RunLayers(const ForwardBatch& batch, float* logits);
   // residual += partial, normed before where the model says so; normed = its norm with `weight`.
   void JoinResidual(const Tensor& post_norm, const Tensor& weight);
   Status FillTurns(const ForwardBatch& batch);
   Status EmbedRows();
   void ProjectQkv(int layer);
   RopeParams RopeOf(int layer) const;
-  Status Attend(const ForwardBatch& batch, int layer);
+  LayerAttention AttentionOf(const ForwardBatch& batch, int layer);
   void KeepLogitRows();
   Status ProjectOut(int layer);
   Status Mlp(int layer);
@@ -240,19 +250,18 @@ RopeParams Decoder::Impl::RopeOf(int layer) const {
           .cos_sin = window_rope && config.window[layer] > 0 ? scratch.window_cos_sin : scratch.cos_sin};
 }
 
-Status Decoder::Impl::Attend(const ForwardBatch& batch, int layer) {
+LayerAttention Decoder::Impl::AttentionOf(const ForwardBatch& batch, int layer) {
   const int kind = kind_of_layer[layer];
   const CacheView& cache = batch.caches[kind];
-  const LayerAttention step{.layer = layer,
-                            .last = layer + 1 == config.layers,
-                            .window = kind_windows[kind],
-                            .pages = cache.layers[index_in_kind[layer]],
-                            .table = inputs.tables[kind],
-                            .rope = RopeOf(layer),
-                            .turns = any_turn ? turn_tables.As<float>() : nullptr,
-                            .qkv = scratch.qkv,
-                            .out = scratch.attended};
-  return attention.Run(step, rows, inputs, stats);
+  return {.layer = layer,
+          .last = layer + 1 == config.layers,
+          .window = kind_windows[kind],
+          .pages = cache.layers[index_in_kind[layer]],
+          .table = inputs.tables[kind],
+          .rope = RopeOf(layer),
+          .turns = any_turn ? turn_tables.As<float>() : nullptr,
+          .qkv = scratch.qkv,
+          .out = scratch.attended};
 }
 
 void Decoder::Impl::KeepLogitRows() {
@@ -301,29 +310,54 @@ void Decoder::Impl::Logits(float* logits) {
   if (config.final_softcap > 0) SoftCapRows(ctx, config.final_softcap, live_rows, head.rows(), logits);
 }
 
-Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
-  CHECK_LE(static_cast<int64_t>(batch.tokens.size()), int64_t{options.max_rows});
-  CHECK_LE(static_cast<int64_t>(batch.logit_rows.size()), int64_t{options.max_logit_rows});
-  CHECK_EQ(batch.caches.size(), kind_windows.size());
-  stats = {};
-  counted = false;
-  rows.Build(batch);
-  RETURN_IF_ERROR(attention.BeginStep(rows));
-  stats.row_pages_read.assign(rows.counted_rows, 0);
-  stats.row_pages_total.assign(rows.counted_rows, 0);
+// A GPU's steps of decode rows alone; policies that keep what a sequence has paid do so for rows of sequences.
+bool Decoder::Impl::FillsUp(const ForwardBatch& batch) const {
+  return ctx.device.kind == DeviceKind::kCuda && !batch.chunks.empty() &&
+         std::all_of(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) {
+           return chunk.decode && chunk.history == nullptr && chunk.slots == nullptr;
+         });
+}
+
+bool Decoder::Impl::GraphsAllowed() const {
+  return rows.padded && !options.enforce_eager && (plan.tp == 1 || comm->StaysOnStream());
+}
+
+// All that RunLayers passes on but what Create fixed.
+void Decoder::Impl::MakeKey(const ForwardBatch& batch, const float* logits) {
+  key.clear();
+  const auto add = [&](uint64_t number) { key.push_back(number); };
+  const auto add_address = [&](const void* p) { add(reinterpret_cast<uintptr_t>(p)); };
+  add(static_cast<uint64_t>(rows.rows));
+  add(rows.logit_places.size());
+  for (const void* p : {inputs.tokens, inputs.seq, inputs.pos, inputs.len, inputs.logit_places}) add_address(p);
+  add_address(logits);
+  for (size_t kind = 0; kind < inputs.tables.size(); ++kind) {
+    const PageTableView& table = inputs.tables[kind];
+    for (const void* p : {table.page_ids, table.page_begin, table.group_ids, table.group_begin}) add_address(p);
+    add(static_cast<uint64_t>(table.num_seqs));
+  }
+  add(static_cast<uint64_t>(any_turn));
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const LayerAttention step = AttentionOf(batch, layer);
+    add_address(step.pages.k);
+    attention.AppendKey(step, rows, &key);
+  }
+}
+
+size_t Decoder::Impl::ScratchBytes() const {
+  return scratch.memory.size() + turn_tables.size() + attention.scratch_bytes() + inputs.bytes();
+}
+
+Status Decoder::Impl::RunLayers(const ForwardBatch& batch, float* logits) {
+  RETURN_IF_ERROR(attention.BeginStep(rows));  // once more: after a capture that failed all is enqueued again
   live_rows = rows.rows;
-  if (live_rows == 0) return OkStatus();
   residual = scratch.residual;
   attended = scratch.attended;
-  RETURN_IF_ERROR(inputs.Bring(ctx, rows, batch.caches));
-  RETURN_IF_ERROR(rope.Fill(ctx, rows, inputs.pos, scratch.cos_sin));
-  if (window_rope) RETURN_IF_ERROR(window_rope->Fill(ctx, rows, inputs.pos, scratch.window_cos_sin));
-  RETURN_IF_ERROR(FillTurns(batch));
   RETURN_IF_ERROR(EmbedRows());
   for (int layer = 0; layer < config.layers; ++layer) {
     ProjectQkv(layer);
     Advance();
-    RETURN_IF_ERROR(Attend(batch, layer));
+    RETURN_IF_ERROR(attention.Run(AttentionOf(batch, layer), rows, inputs, stats));
     Advance();
     if (layer + 1 == config.layers) {
       RETURN_IF_ERROR(attention.FetchCounts());
@@ -336,6 +370,37 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
     Advance();
   }
   Logits(logits);
+  return OkStatus();
+}
+
+Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
+  CHECK_LE(static_cast<int64_t>(batch.tokens.size()), int64_t{options.max_rows});
+  CHECK_LE(static_cast<int64_t>(batch.logit_rows.size()), int64_t{options.max_logit_rows});
+  CHECK_EQ(batch.caches.size(), kind_windows.size());
+  stats = {};
+  counted = false;
+  const RowPadding padding{options.max_rows, options.max_logit_rows, config.layers - 1,
+                           batch.caches[0].table.format.page_size, options.max_length};
+  rows.Build(batch, FillsUp(batch) ? &padding : nullptr);
+  const auto decodes = static_cast<size_t>(
+      std::count_if(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) { return chunk.decode; }));
+  stats.row_pages_read.assign(decodes, 0);
+  stats.row_pages_total.assign(decodes, 0);
+  if (rows.rows == 0) return attention.BeginStep(rows);
+  RETURN_IF_ERROR(inputs.Bring(ctx, rows, batch.caches));
+  RETURN_IF_ERROR(rope.Fill(ctx, rows, inputs.pos, scratch.cos_sin));
+  if (window_rope) RETURN_IF_ERROR(window_rope->Fill(ctx, rows, inputs.pos, scratch.window_cos_sin));
+  RETURN_IF_ERROR(FillTurns(batch));
+  RETURN_IF_ERROR(attention.BeginStep(rows));
+  if (GraphsAllowed()) {
+    MakeKey(batch, logits);
+    RETURN_IF_ERROR(graphs.Run(*ctx.session, key, ScratchBytes() + ctx.session->bytes(),
+                               [&] { return RunLayers(batch, logits); }));
+    Advance();
+  } else {
+    RETURN_IF_ERROR(RunLayers(batch, logits));
+  }
+  for (int layer = 0; layer < config.layers; ++layer) attention.Count(AttentionOf(batch, layer), rows, stats);
   return OkStatus();
 }
 
@@ -380,8 +445,7 @@ const AttentionStats& Decoder::last_stats() const {
   return impl_->stats;
 }
 size_t Decoder::scratch_bytes() const {
-  return impl_->scratch.memory.size() + impl_->turn_tables.size() + impl_->attention.scratch_bytes() +
-         impl_->inputs.bytes();
+  return impl_->ScratchBytes();
 }
 void Decoder::set_observer(SelectionObserver* observer) { impl_->attention.set_observer(observer); }
 

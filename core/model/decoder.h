@@ -104,6 +104,7 @@ struct DecoderOptions {
   int max_rows = 0;       // most rows of one Forward (scratch is made once for them)
   int max_logit_rows = 0;
   int64_t max_length = 0;  // longest sequence, for selection scratch
+  bool enforce_eager = false;  // on a GPU: no CUDA graphs of decode steps
 };
 
 // Bytes of the rows between kernels that Create makes; attention workspaces come on top as lengths and batches grow.

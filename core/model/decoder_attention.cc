@@ -43,9 +43,7 @@ bool RemembersSlots(const AttentionPolicy* policy) { return policy != nullptr &&
 int64_t BlockBytes(const PageFormat& f) { return (f.k_head_stride + f.v_head_stride) * ElementSize(f.dtype); }
 
 // Of the run's rows.
-int32_t Longest(const DecoderRows& rows, const auto& run) {
-  return *std::max_element(rows.len.begin() + run.begin, rows.len.begin() + run.end);
-}
+int32_t Longest(const DecoderRows& rows, const auto& run) { return rows.Longest(run.begin, run.end); }
 
 }  // namespace
 
@@ -80,12 +78,15 @@ size_t AttentionRunner::scratch_bytes() const {
 
 Status AttentionRunner::BeginStep(const DecoderRows& rows) {
   counted_runs_.clear();
-  counts_used_ = 0;
+  counts_used_ = counts_seen_ = 0;
   const bool all_dense = std::all_of(rows.policy.begin(), rows.policy.end(), [](const auto* p) { return p == nullptr; });
   if (all_dense) return OkStatus();
   const auto most =
       static_cast<size_t>(layers_) * static_cast<size_t>(rows.counted_rows) * static_cast<size_t>(kv_heads_);
-  return counts_memory_.Reserve(most * sizeof(int32_t), ctx_.device);
+  RETURN_IF_ERROR(counts_memory_.Reserve(most * sizeof(int32_t), ctx_.device));
+  if (counts_on_host_.size() == counts_memory_.size()) return OkStatus();
+  ASSIGN_OR_RETURN(counts_on_host_, HostBuffer::Create(ctx_.device, counts_memory_.size()));
+  return OkStatus();
 }
 
 Status AttentionRunner::Run(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
@@ -163,11 +164,8 @@ void AttentionRunner::Overwrite(const LayerAttention& step, const DecoderRows& r
 }
 
 Status AttentionRunner::FetchCounts() {
-  const size_t bytes = counts_used_ * sizeof(int32_t);
-  if (counts_on_host_.size() < bytes) {
-    ASSIGN_OR_RETURN(counts_on_host_, HostBuffer::Create(ctx_.device, counts_memory_.size()));
-  }
-  return CopyFromDevice(ctx_.device, counts_on_host_.data(), counts_memory_.As<void>(), bytes, ctx_.stream);
+  return CopyFromDevice(ctx_.device, counts_on_host_.data(), counts_memory_.As<void>(), counts_used_ * sizeof(int32_t),
+                        ctx_.stream);
 }
 
 void AttentionRunner::CountPages(const DecoderRows& rows, AttentionStats& stats) const {
@@ -175,6 +173,7 @@ void AttentionRunner::CountPages(const DecoderRows& rows, AttentionStats& stats)
   for (const CountedRun& run : counted_runs_) {
     const auto* counts = reinterpret_cast<const int32_t*>(counts_on_host_.data()) + run.first;
     for (int row = run.begin; row < run.end; ++row, counts += kv_heads_) {
+      if (rows.Fills(row)) continue;
       const int64_t read = std::accumulate(counts, counts + kv_heads_, int64_t{0});
       stats.reads() += {read, 0, read * run.block_bytes, 0};
       stats.row_pages_read[rows.source[row]] += read;
@@ -196,11 +195,12 @@ AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, 
                 Remembers(step, rows.policy[begin]),
                 RemembersSlots(rows.policy[begin]),
                 rows.Overwrites(begin)};
-  while (run.end < rows.decode_rows && effective(run.end) == run.policy && rows.seq[run.end] != rows.seq[run.end - 1] &&
-         Remembers(step, rows.policy[run.end]) == run.remembers &&
-         RemembersSlots(rows.policy[run.end]) == run.by_slot) {
-    ++run.end;
-  }
+  const auto joins = [&](int row) {
+    return rows.Fills(row) || (effective(row) == run.policy && rows.seq[row] != rows.seq[row - 1] &&
+                               Remembers(step, rows.policy[row]) == run.remembers &&
+                               RemembersSlots(rows.policy[row]) == run.by_slot);
+  };
+  while (run.end < rows.decode_rows && joins(run.end)) ++run.end;
   return run;
 }
 
@@ -212,7 +212,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     if (run.overwrites) {
       Overwrite(step, rows, inputs, run);
     } else {
-      RETURN_IF_ERROR(Select(step, rows, inputs, run, stats));
+      RETURN_IF_ERROR(Select(step, rows, inputs, run));
     }
     if (timed) stats.selection_seconds += NowSeconds() - start;
   }
@@ -256,16 +256,54 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, rows, run, params.mass_pages));
     stats.selection_seconds += NowSeconds() - remember_start;
   }
+  return OkStatus();
+}
 
+void AttentionRunner::AppendKey(const LayerAttention& step, const DecoderRows& rows, std::vector<uint64_t>* key) const {
+  for (int begin = 0; begin < rows.decode_rows;) {
+    const DecodeRun run = NextRun(step, rows, begin);
+    const auto longest = static_cast<uint64_t>(Longest(rows, run));
+    key->insert(key->end(), {static_cast<uint64_t>(run.end), run.policy == nullptr ? 0 : run.policy->serial(), longest});
+    begin = run.end;
+  }
+}
+
+void AttentionRunner::Count(const LayerAttention& step, const DecoderRows& rows, AttentionStats& stats) {
+  if (!counts_pages_) return;
+  for (int begin = 0; begin < rows.decode_rows;) {
+    const DecodeRun run = NextRun(step, rows, begin);
+    CountRun(step, rows, run, stats);
+    begin = run.end;
+  }
+}
+
+void AttentionRunner::CountRun(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
+                               AttentionStats& stats) {
   const PageFormat& format = step.table.format;
   const int64_t block_bytes = BlockBytes(format);
+  const bool selects = run.policy != nullptr && !run.overwrites;
+  if (selects) {
+    counted_runs_.push_back({run.begin, run.end, counts_seen_, block_bytes});
+    counts_seen_ += static_cast<size_t>(run.end - run.begin) * static_cast<size_t>(kv_heads_);
+    SelectParams params;  // the formula looks at lengths, which are the host's here
+    while (run.begin + params.rows < run.end && !rows.Fills(run.begin + params.rows)) ++params.rows;
+    params.q_heads = q_heads_;
+    params.row_seq = rows.seq.data() + run.begin;
+    params.row_len = rows.len.data() + run.begin;
+    params.longest = Longest(rows, run);
+    params.layer = step.layer;
+    params.pages = step.pages;
+    params.table = step.table;
+    params.scale = scale_;
+    stats.bytes_read += run.policy->SelectBytes(params);
+  }
   for (int row = run.begin; row < std::min(run.end, rows.counted_rows); ++row) {
-    if (!counts_pages_) break;
+    if (rows.Fills(row)) continue;
     // Of all that the sequence has had, tokens that others have overwritten included.
     const int64_t live = kv_heads_ * LivePages(int64_t{rows.pos[row]} + 1, step.window, format.page_size);
     stats.reads() += {0, live, 0, live * block_bytes};
     stats.row_pages_total[rows.source[row]] += live;
-    if (run.policy != nullptr && !run.overwrites) continue;  // CountPages looks how many they were
+    if (selects) continue;  // CountPages looks how many they were
     const int64_t read = kv_heads_ * LivePages(rows.len[row], step.window, format.page_size);
     stats.reads() += {read, 0, read * block_bytes, 0};
     stats.row_pages_read[rows.source[row]] += read;
@@ -275,7 +313,6 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     stats.bytes_read +=
         read * format.k_head_stride * ElementSize(format.dtype) + kv_heads_ * int64_t{rows.len[row]} * entry;
   }
-  return OkStatus();
 }
 
 Status AttentionRunner::AttendSinks(const LayerAttention& step, const AttentionDecodeParams& decode,
@@ -389,7 +426,7 @@ Status AttentionRunner::SumReplicas(int64_t floats) {
 }
 
 Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
-                               const DecodeRun& run, AttentionStats& stats) {
+                               const DecodeRun& run) {
   SelectParams params;
   params.q = step.qkv + run.begin * qkv_width_;
   params.q_stride = qkv_width_;
@@ -416,7 +453,6 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   selection_ = {};
   selection_.counts = counts_memory_.As<int32_t>() + counts_used_;
   selection_.pages = selection_memory_.As<int32_t>();
-  counted_runs_.push_back({run.begin, run.end, counts_used_, BlockBytes(step.table.format)});
   counts_used_ += lists;
   selection_.max_pages = max_pages;
   const PageDataNeeds needs = run.policy->Declare();
@@ -434,12 +470,6 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   }
   RETURN_IF_ERROR(workspace_.Reserve(run.policy->SelectWorkspace(params), ctx_.device));
   run.policy->Select(ctx_, params, selection_, workspace_.As<void>());
-  if (counts_pages_) {
-    SelectParams on_host = params;  // the formula looks at lengths
-    on_host.row_seq = rows.seq.data() + run.begin;
-    on_host.row_len = rows.len.data() + run.begin;
-    stats.bytes_read += run.policy->SelectBytes(on_host);
-  }
   if (observer_ != nullptr && ctx_.device.kind == DeviceKind::kCpu) observer_->OnSelect(params, selection_);
   return OkStatus();
 }

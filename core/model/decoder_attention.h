@@ -42,6 +42,11 @@ class AttentionRunner {
   // Before a step's first layer.
   Status BeginStep(const DecoderRows& rows);
   Status Run(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, AttentionStats& stats);
+  // Adds what the layer reads of dense rows, and of page data; of all layers, in order, whether Run enqueued them or a graph
+  // had their work. Asks nothing but lengths.
+  void Count(const LayerAttention& step, const DecoderRows& rows, AttentionStats& stats);
+  // All that the layer's launches depend on beside its pages, inputs and out: how its decode rows are cut into runs.
+  void AppendKey(const LayerAttention& step, const DecoderRows& rows, std::vector<uint64_t>* key) const;
   // After its last: what the selections listed is on its way to the host …
   Status FetchCounts();
   // … and is counted once it is there (a GPU: after Synchronize).
@@ -51,7 +56,8 @@ class AttentionRunner {
   void set_observer(SelectionObserver* observer) { observer_ = observer; }
 
  private:
-  // Consecutive decode rows [begin, end), none two of one sequence, that one call serves; policy null: dense.
+  // Consecutive decode rows [begin, end), none two of one sequence, that one call serves; policy null: dense. Rows that
+  // fill up follow the row before them.
   // remembers: their policies, which may differ when dense, keep a history of this layer. by_slot: they keep a map of
   // slots. overwrites: each row takes another token's slot, and nothing is selected.
   struct DecodeRun {
@@ -69,6 +75,7 @@ class AttentionRunner {
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
   Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
                    AttentionStats& stats);
+  void CountRun(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, AttentionStats& stats);
   Status RunPrefill(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs);
   // Over sinks and a window, by a policy whose positions count inside what it keeps.
   Status AttendSinks(const LayerAttention& step, const AttentionDecodeParams& decode, const DecodeRun& run,
@@ -86,8 +93,7 @@ class AttentionRunner {
   // mass_ becomes the sum over the ranks that hold the KV head.
   Status SumReplicas(int64_t floats);
   // Fills selection_ for the run's rows.
-  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
-                AttentionStats& stats);
+  Status Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run);
   // Where KV heads are replicated: the query group's rows of all replicas, so that each scores the whole group.
   Status GatherGroup(const DecodeRun& run, SelectParams& params);
 
@@ -111,7 +117,7 @@ class AttentionRunner {
     int64_t block_bytes = 0;  // of K and V of a page and KV head
   };
   std::vector<CountedRun> counted_runs_;
-  size_t counts_used_ = 0;
+  size_t counts_used_ = 0, counts_seen_ = 0;  // by Select, by Count
   GrowBuffer counts_memory_;
   HostBuffer counts_on_host_;
   GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;

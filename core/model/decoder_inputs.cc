@@ -7,6 +7,7 @@ namespace quire {
 namespace {
 
 constexpr size_t kAlign = 64;
+constexpr size_t kGapCopied = size_t{64} << 10;  // copying a longer one takes longer than another call
 
 size_t Padded(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -18,7 +19,7 @@ Status DecoderInputs::Bring(const Context& ctx, const DecoderRows& rows, std::sp
   for (const CacheView& cache : caches) tables.push_back(cache.table);
   const auto add = [&]<typename T>(const T* data, size_t count, const T** pointer) {
     *pointer = data;
-    items_.push_back({data, count * sizeof(T), reinterpret_cast<const void**>(pointer)});
+    items_.push_back({data, count * sizeof(T), reinterpret_cast<const void**>(pointer), Padded(count * sizeof(T))});
   };
   const auto add_all = [&]<typename T>(const std::vector<T>& values, const T** pointer) {
     add(values.data(), values.size(), pointer);
@@ -30,29 +31,52 @@ Status DecoderInputs::Bring(const Context& ctx, const DecoderRows& rows, std::sp
   add_all(rows.logit_places, &logit_places);
   add_all(rows.prefill, &prefill);
   add_all(rows.prefill_with_logits, &prefill_with_logits);
+  // Of a table, with room for that of any filled up step of as many rows as long.
+  const int64_t longest = rows.padded ? rows.Longest(0, rows.rows) : 0;
+  const auto add_table = [&](const int32_t*& ids, const int32_t*& begins, int sequences, int64_t tokens_per_id) {
+    const auto count = static_cast<size_t>(begins[sequences]);
+    add(begins, static_cast<size_t>(sequences) + 1, &begins);
+    if (rows.padded) {
+      items_.back().repeated = rows.rows - sequences;
+      items_.back().room = Padded(sizeof(int32_t) * (static_cast<size_t>(rows.rows) + 1));
+    }
+    add(ids, count, &ids);
+    const int64_t most = rows.rows * ((longest + tokens_per_id - 1) / tokens_per_id);
+    items_.back().room = std::max(items_.back().room, Padded(sizeof(int32_t) * static_cast<size_t>(most)));
+  };
   for (PageTableView& table : tables) {
-    const auto sequences = static_cast<size_t>(table.num_seqs);
-    add(table.page_ids, static_cast<size_t>(table.page_begin[sequences]), &table.page_ids);
-    add(table.page_begin, sequences + 1, &table.page_begin);
+    const int page_size = table.format.page_size, sequences = table.num_seqs;
+    if (rows.padded) table.num_seqs = rows.rows;
+    add_table(table.page_ids, table.page_begin, sequences, page_size);
     if (table.group_ids == nullptr) continue;
-    add(table.group_ids, static_cast<size_t>(table.group_begin[sequences]), &table.group_ids);
-    add(table.group_begin, sequences + 1, &table.group_begin);
+    add_table(table.group_ids, table.group_begin, sequences, int64_t{page_size} * kPagesPerGroup);
   }
   if (ctx.device.kind == DeviceKind::kCpu) return OkStatus();
 
   size_t bytes = 0;
-  for (const Item& item : items_) bytes += Padded(item.bytes);
+  for (const Item& item : items_) bytes += item.room;
   RETURN_IF_ERROR(memory_.Reserve(bytes, ctx.device));
   if (staging_.size() < bytes) {
     ASSIGN_OR_RETURN(staging_, HostBuffer::Create(ctx.device, std::max(bytes, staging_.size() * 3 / 2)));
   }
-  size_t at = 0;
+  size_t from = 0, end = 0, at = 0;  // bytes [from, end) are still to be copied
+  const auto copy = [&] {
+    return CopyToDevice(ctx.device, memory_.As<std::byte>() + from, staging_.data() + from, end - from, ctx.stream);
+  };
   for (const Item& item : items_) {
-    if (item.bytes > 0) std::memcpy(staging_.data() + at, item.data, item.bytes);
+    std::byte* to = staging_.data() + at;
+    if (item.bytes > 0) std::memcpy(to, item.data, item.bytes);
+    auto* behind = reinterpret_cast<int32_t*>(to + item.bytes);
+    if (item.repeated > 0) std::fill_n(behind, item.repeated, behind[-1]);
     *item.pointer = memory_.As<std::byte>() + at;
-    at += Padded(item.bytes);
+    if (at > end + kGapCopied) {
+      RETURN_IF_ERROR(copy());
+      from = at;
+    }
+    end = at + item.bytes + sizeof(int32_t) * static_cast<size_t>(item.repeated);
+    at += item.room;
   }
-  return CopyToDevice(ctx.device, memory_.As<std::byte>(), staging_.data(), bytes, ctx.stream);
+  return copy();
 }
 
 }  // namespace quire

@@ -18,6 +18,8 @@ namespace quire {
 class DecoderInputs {
  public:
   // Points at rows' and caches' arrays, which must stay as they are until the step's work is done, or at copies of them.
+  // The copies of a filled up step lie where those of all such steps do that have as many rows and are about as long,
+  // unless memory had to grow in between.
   Status Bring(const Context& ctx, const DecoderRows& rows, std::span<const CacheView> caches);
 
   // As in DecoderRows.
@@ -28,7 +30,7 @@ class DecoderInputs {
   const int32_t* logit_places = nullptr;  // [logit rows]
   const PrefillChunk* prefill = nullptr;
   const PrefillChunk* prefill_with_logits = nullptr;
-  std::vector<PageTableView> tables;  // [cache kind]
+  std::vector<PageTableView> tables;  // [cache kind]; of a filled up step with empty sequences, as many as rows in all
 
   size_t bytes() const { return memory_.size(); }
 
@@ -38,6 +40,8 @@ class DecoderInputs {
     const void* data;
     size_t bytes;
     const void** pointer;
+    size_t room = 0;  // bytes from its beginning to the next one's; at least `bytes`
+    int repeated = 0;  // so often its last 32-bit number stands once more behind it, within the room
   };
 
   std::vector<Item> items_;

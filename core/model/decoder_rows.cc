@@ -1,6 +1,9 @@
 #include "core/model/decoder_rows.h"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
+#include <numeric>
 
 #include "core/base/check.h"
 
@@ -13,11 +16,48 @@ bool PastCapacity(const ForwardChunk& chunk) {
 
 }  // namespace
 
-void DecoderRows::Build(const ForwardBatch& batch) {
-  rows = static_cast<int>(batch.tokens.size());
+int RowPadding::RowBucket(int rows) {
+  return rows <= 8 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(rows))) : (rows + 7) / 8 * 8;
+}
+
+int32_t RowPadding::LengthBucket(int32_t length) {
+  constexpr int32_t kLeast = 128;  // what decode attention does in one piece
+  if (length <= kLeast) return kLeast;
+  const int64_t step = static_cast<int64_t>(std::bit_floor(static_cast<uint32_t>(length - 1))) / 4;
+  return static_cast<int32_t>(std::min<int64_t>((length + step - 1) / step * step, std::numeric_limits<int32_t>::max()));
+}
+
+int32_t DecoderRows::Longest(int begin, int end) const {
+  const int32_t longest = *std::max_element(len.begin() + begin, len.begin() + end);
+  if (!padded) return longest;
+  const int32_t bucket = RowPadding::LengthBucket(longest);
+  return max_length_ >= longest ? static_cast<int32_t>(std::min<int64_t>(bucket, max_length_)) : bucket;
+}
+
+int DecoderRows::PlanFill(const RowPadding& padding, int most) {
+  const auto sparse = [&](const ForwardChunk& chunk) {
+    const AttentionPolicy* p = chunk.policy;
+    return p == nullptr || p->IsDense(int64_t{chunk.start_pos} + 1, padding.last_layer, padding.page_size) ? nullptr : p;
+  };
+  const int n = static_cast<int>(order_.size());
+  for (int begin = 0; begin < n;) {
+    int end = begin + 1;
+    while (end < n && sparse(*order_[end]) == sparse(*order_[begin])) ++end;
+    fill_[end - 1] = RowPadding::RowBucket(end - begin) - (end - begin);
+    begin = end;
+  }
+  const int sum = std::accumulate(fill_.begin(), fill_.end(), 0);
+  if (sum <= most) return sum;
+  std::fill(fill_.begin(), fill_.end(), 0);
+  return 0;
+}
+
+void DecoderRows::Build(const ForwardBatch& batch, const RowPadding* padding) {
+  given_rows = static_cast<int>(batch.tokens.size());
+  padded = padding != nullptr;
+  max_length_ = padded ? padding->max_length : 0;
   decode_rows = 0;
   overwrites = false;
-  for (auto* v : {&place, &source, &tokens, &seq, &pos, &len, &rope_len}) v->resize(rows);
   prefill.clear();
   prefill_source.clear();
   order_.clear();
@@ -41,8 +81,16 @@ void DecoderRows::Build(const ForwardBatch& batch) {
     if (a->start_pos != b->start_pos) return a->start_pos < b->start_pos;
     return a->first_row < b->first_row;
   });
+  const int given_decodes = decode_rows;
+  CHECK(!padded || given_decodes == given_rows);
+  fill_.assign(order_.size(), 0);
+  const int fill = padded ? PlanFill(*padding, padding->max_rows - given_rows) : 0;
+  rows = given_rows + fill;
+  place.resize(given_rows);
+  for (auto* v : {&source, &tokens, &seq, &pos, &len, &rope_len}) v->resize(rows);
+  decode_rows += fill;
   counted_rows = decode_rows;
-  for (const ForwardChunk& chunk : batch.chunks.subspan(counted_rows)) {
+  for (const ForwardChunk& chunk : batch.chunks.subspan(given_decodes)) {
     if (PastCapacity(chunk)) decode_rows += chunk.rows;
   }
   policy.resize(decode_rows);
@@ -66,12 +114,23 @@ void DecoderRows::Build(const ForwardBatch& batch) {
     slots[to] = chunk.slots;
     put(to, chunk, row);
   };
-  for (int i = 0; i < counted_rows; ++i) put_decode(i, *order_[i], 0);
-  int given = counted_rows, past = counted_rows, next = decode_rows;
-  for (const ForwardChunk& chunk : batch.chunks.subspan(counted_rows)) {
+  const auto put_empty = [&](int to) {
+    policy[to] = nullptr;
+    history[to] = nullptr;
+    slots[to] = nullptr;
+    source[to] = seq[to] = pos[to] = -1;
+    tokens[to] = len[to] = 0;
+    rope_len[to] = 1;
+  };
+  for (int i = 0, to = 0; i < given_decodes; ++i) {
+    put_decode(to++, *order_[i], 0);
+    for (int n = 0; n < fill_[i]; ++n) put_empty(to++);
+  }
+  int given = given_decodes, past = counted_rows, next = decode_rows;
+  for (const ForwardChunk& chunk : batch.chunks.subspan(given_decodes)) {
     CHECK(!chunk.decode);  // all decode chunks come first
     CHECK_EQ(chunk.first_row, given);
-    CHECK_LE(chunk.rows, rows - given);
+    CHECK_LE(chunk.rows, given_rows - given);
     given += chunk.rows;
     if (PastCapacity(chunk)) {
       for (int row = 0; row < chunk.rows; ++row) put_decode(past++, chunk, row);
@@ -84,11 +143,15 @@ void DecoderRows::Build(const ForwardBatch& batch) {
       CHECK(!Overwrites(next));  // no chunk crosses a capacity
     }
   }
-  CHECK_EQ(given, rows);
+  CHECK_EQ(given, given_rows);
   logit_places.clear();
   for (const int32_t row : batch.logit_rows) {
-    CHECK(row >= 0 && row < rows);
+    CHECK(row >= 0 && row < given_rows);
     logit_places.push_back(place[row]);
+  }
+  const int logits = static_cast<int>(logit_places.size());
+  if (padded && logits > 0 && RowPadding::RowBucket(logits) <= padding->max_logit_rows) {
+    logit_places.resize(RowPadding::RowBucket(logits), -1);
   }
   PrefillWithLogits([](size_t) { return false; }, &prefill_with_logits);
 }

@@ -1,6 +1,7 @@
 #include "kernels/device_session.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/check.h"
 #include "kernels/cuda/attention_decode.h"
@@ -23,6 +24,23 @@ Status DeviceSession::Synchronize() {
   return status_;
 }
 
+Status DeviceSession::BeginCapture() {
+  CHECK(!capturing_);
+  RETURN_IF_ERROR(status_);
+  RETURN_IF_ERROR(OwnedGraph::Begin(device_, stream()));
+  capturing_ = true;
+  return OkStatus();
+}
+
+Result<OwnedGraph> DeviceSession::EndCapture() {
+  CHECK(capturing_);
+  capturing_ = false;
+  const Status kept = std::exchange(status_, OkStatus());
+  Result<OwnedGraph> graph = OwnedGraph::End(device_, stream());
+  RETURN_IF_ERROR(kept);
+  return graph;
+}
+
 // What was there goes with the work that uses it: freeing waits for the device.
 Status DeviceSession::Grow(Buffer& buffer, size_t bytes) {
   if (bytes <= buffer.size()) return OkStatus();
@@ -38,6 +56,8 @@ Result<void*> DeviceSession::Scratch(size_t bytes) {
 }
 
 Result<void*> DeviceSession::Upload(const void* data, size_t bytes) {
+  // A graph would copy what lies at this address when it is launched.
+  if (capturing_) return Internal("an array of the host was uploaded while a CUDA graph was captured");
   RETURN_IF_ERROR(Grow(uploads_, bytes));
   RETURN_IF_ERROR(CopyToDevice(device_, uploads_.data(), data, bytes, stream()));
   return static_cast<void*>(uploads_.data());

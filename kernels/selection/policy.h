@@ -6,6 +6,7 @@
 // to the lower index, NaN never wins.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -120,6 +121,8 @@ class AttentionPolicy {
  public:
   virtual ~AttentionPolicy() = default;
   virtual std::string_view name() const = 0;
+  // This object's own in the process: what is made for it is known by this, for another may have its address one day.
+  uint64_t serial() const { return serial_; }
   virtual int64_t token_budget() const = 0;  // 0: none (dense)
   virtual bool RunsOnGpu() const { return false; }  // Select takes a GPU's context, with all arrays in its memory
   virtual PageDataNeeds Declare() const = 0;
@@ -159,6 +162,13 @@ class AttentionPolicy {
   virtual int32_t Evict(int64_t position, int head, SlotMap* map) const;
   // A row has attended to slots [0, slots), giving each mass[slot] summed over the query group: as Remember, by slots.
   virtual void RememberSlots(const float* mass, int64_t slots, int head, SlotMap* map) const;
+
+ private:
+  static uint64_t NextSerial() {
+    static std::atomic<uint64_t> next{1};
+    return next++;
+  }
+  const uint64_t serial_ = NextSerial();
 };
 
 // One row of the policy table; --help and the README are written from it.

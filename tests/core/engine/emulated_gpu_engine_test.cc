@@ -2,6 +2,7 @@
 // GPU, ranks that find too few.
 #include <gtest/gtest.h>
 
+#include <string>
 #include <vector>
 
 #include "tests/core/engine/gpu_fixture.h"
@@ -26,6 +27,165 @@ TEST(EmulatedGpuEngine, WaitsForTheGpuOnceAStep) {
   EXPECT_EQ(after.bytes, before.bytes);
   // The step's arrays there, candidates back; and now and then the ids of new pages.
   EXPECT_LE(after.copies - before.copies, 3 * n);
+}
+
+// What a run of requests gave, and what it cost.
+struct GraphRun {
+  Collector collector;
+  std::vector<std::string> ids;
+  int64_t steps = 0, preemptions = 0;
+  int64_t graphs = 0, captures = 0, copies = 0, waits = 0;
+};
+
+// Requests that join one by one, a step after the other.
+void RunJoining(EngineOptions options, bool eager, const std::vector<GenerationRequest>& requests, GraphRun* run) {
+  options.enforce_eager = eager;
+  auto engine = MakeEngine(options);
+  ASSERT_NE(engine, nullptr);
+  const emulator::GpuCounts before = emulator::CountsOfGpu();
+  for (const GenerationRequest& request : requests) {
+    auto id = engine->Submit(request, run->collector.callback());
+    ASSERT_TRUE(id.ok()) << id.status().ToString();
+    run->ids.push_back(*id);
+    ASSERT_TRUE(engine->Step().ok());
+  }
+  const Status status = engine->Run();
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  const emulator::GpuCounts after = emulator::CountsOfGpu();
+  run->steps = engine->Stats().steps;
+  run->preemptions = engine->Stats().preemptions;
+  run->graphs = after.graphs - before.graphs;
+  run->captures = after.captures - before.captures;
+  run->copies = after.copies - before.copies;
+  run->waits = after.waits - before.waits;
+}
+
+// The same tokens, the same bits of their log-probabilities, the same pages.
+void ExpectSame(GraphRun& eager, GraphRun& graphs) {
+  EXPECT_EQ(eager.graphs, 0);
+  EXPECT_EQ(eager.waits, graphs.waits);
+  ASSERT_EQ(eager.ids, graphs.ids);
+  for (const std::string& id : eager.ids) {
+    const Output& a = eager.collector.at(id);
+    const Output& b = graphs.collector.at(id);
+    EXPECT_EQ(a.ids, b.ids) << id;
+    ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+    for (size_t i = 0; i < a.logprobs.size(); ++i) {
+      EXPECT_EQ(a.logprobs[i].chosen.logprob, b.logprobs[i].chosen.logprob) << id << " " << i;
+      ASSERT_EQ(a.logprobs[i].top.size(), b.logprobs[i].top.size());
+      for (size_t j = 0; j < a.logprobs[i].top.size(); ++j) {
+        EXPECT_EQ(a.logprobs[i].top[j].logprob, b.logprobs[i].top[j].logprob);
+      }
+    }
+    EXPECT_EQ(a.last.attention.pages_read, b.last.attention.pages_read) << id;
+    EXPECT_EQ(a.last.attention.pages_total, b.last.attention.pages_total) << id;
+  }
+}
+
+GenerationRequest Numbered(int number, int prompt, int tokens) {
+  std::vector<int32_t> ids = {1};
+  for (int i = 1; i < prompt; ++i) ids.push_back(300 + (number * 37 + i * 11) % 150);
+  GenerationRequest request = Greedy(ids, tokens);
+  request.request_id = "r" + std::to_string(number);
+  request.logprobs = 2;
+  return request;
+}
+
+// Dense requests and two of quest's in one batch; they come and go, one prompt is long enough for memory to grow while others
+// decode, and one request crosses quest's budget.
+TEST(EmulatedGpuEngine, GraphsGiveTheTokensLogitsAndPagesOfEagerSteps) {
+  EngineOptions options = OnGpu(Small(kStories));
+  options.max_num_seqs = 6;
+  options.page_size = 4;
+  options.attention = {{}, {"quest", {{"token_budget", "16"}, {"dense_layers", "1"}}}};
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 6; ++i) {
+    requests.push_back(Numbered(i, i == 4 ? 70 : 3 + 5 * i, 26 - 2 * i));
+    if (i % 2 == 1) requests.back().attention = options.attention[1];
+  }
+  GraphRun eager, graphs;
+  RunJoining(options, true, requests, &eager);
+  RunJoining(options, false, requests, &graphs);
+  ExpectSame(eager, graphs);
+  EXPECT_GT(graphs.captures, 2);
+  EXPECT_GT(graphs.graphs, graphs.captures + 3);
+}
+
+TEST(EmulatedGpuEngine, GraphsOfTheFamiliesGiveWhatEagerStepsGive) {
+  for (const char* model : {"golden/gemma2", "golden/gemma3", "golden/qwen3"}) {
+    EngineOptions options = OnGpu(Small(model));
+    options.load_tokenizer = false;
+    options.page_size = 4;
+    options.attention = {{"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}}, {}};
+    std::vector<GenerationRequest> requests;
+    for (int i = 0; i < 3; ++i) {
+      requests.push_back(Numbered(i, 18 + i, 8));
+      for (size_t t = 1; t < requests.back().prompt.size(); ++t) requests.back().prompt[t] = 3 + static_cast<int32_t>(t) * 41 % 150;
+    }
+    requests.back().attention = options.attention[1];
+    GraphRun eager, graphs;
+    RunJoining(options, true, requests, &eager);
+    RunJoining(options, false, requests, &graphs);
+    SCOPED_TRACE(model);
+    ExpectSame(eager, graphs);
+    EXPECT_GT(graphs.graphs, 3);
+  }
+}
+
+TEST(EmulatedGpuEngine, GraphsOfPreemptedSequencesGiveWhatEagerStepsGive) {
+  EngineOptions options = OnGpu(Small(kStories));
+  options.page_size = 4;
+  options.attention = {{"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}}};
+  options.kv_cache_bytes = 16 * 4 * 5 * 2 * 4 * 8 * 4 * 3 / 2;  // about 16 pages and their metadata
+  options.max_num_seqs = 3;
+  options.max_num_batched_tokens = 16;
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 3; ++i) requests.push_back(Numbered(i, 6, 18));  // of 6 pages in the end
+  GraphRun eager, graphs;
+  RunJoining(options, true, requests, &eager);
+  RunJoining(options, false, requests, &graphs);
+  ExpectSame(eager, graphs);
+  EXPECT_GT(graphs.preemptions, 0);
+  EXPECT_GT(graphs.graphs, 5);
+}
+
+// A graph is for lengths up to a bucket's end: here two of them, both times captured once.
+TEST(EmulatedGpuEngine, ALengthBeyondItsBucketIsAnotherGraph) {
+  EngineOptions options = OnGpu(Small(kStories));
+  options.page_size = 4;
+  options.attention = {{"quest", {{"token_budget", "64"}, {"dense_layers", "1"}}}};
+  std::vector<Output> outputs;
+  for (const bool eager : {true, false}) {
+    options.enforce_eager = eager;
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    Collector collector;
+    const emulator::GpuCounts before = emulator::CountsOfGpu();
+    auto id = engine->SubmitRandomCache(250, 14, 3, {}, collector.callback());
+    ASSERT_TRUE(id.ok()) << id.status().ToString();
+    ASSERT_TRUE(engine->Run().ok());
+    outputs.push_back(collector.at(*id));
+    const emulator::GpuCounts after = emulator::CountsOfGpu();
+    EXPECT_EQ(after.captures - before.captures, eager ? 0 : 2);
+    EXPECT_EQ(after.graphs - before.graphs, eager ? 0 : 12);
+  }
+  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+  EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
+}
+
+// Their sums go through host memory, where no graph reaches.
+TEST(EmulatedGpuEngine, RanksThatShareAGpuRunWithoutGraphs) {
+  EngineOptions options = OnGpu(Small(kStories));
+  options.share_gpu = true;
+  TestRanks ranks(2);
+  {
+    auto engine = MakeEngine(ranks.Options(options));
+    ASSERT_NE(engine, nullptr);
+    const int64_t graphs = emulator::CountsOfGpu().graphs;
+    RunOne(*engine, Greedy({1}, 6));
+    EXPECT_EQ(emulator::CountsOfGpu().graphs, graphs);
+  }
+  for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
 }
 
 TEST(EmulatedGpuEngine, AllDeviceMemoryGoesBack) {

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <random>
+#include <set>
 
 #include "core/model/decoder_rows.h"
 #include "tests/core/model/test_model.h"
@@ -78,6 +80,63 @@ TEST(DecoderRows, SortsDecodeRowsByPolicyThenLengthAndKeepsPrefillInPlace) {
   ASSERT_EQ(whole.size(), 1u);
   EXPECT_EQ(whole[0].first_row, 4);
   EXPECT_EQ(whole[0].rows, 3);
+}
+
+TEST(RowPadding, BucketsAreNotBelowAndFew) {
+  const int rows[] = {1, 2, 3, 4, 5, 8, 9, 16, 17, 63, 65};
+  const int buckets[] = {1, 2, 4, 4, 8, 8, 16, 16, 24, 64, 72};
+  for (size_t i = 0; i < std::size(rows); ++i) EXPECT_EQ(RowPadding::RowBucket(rows[i]), buckets[i]) << rows[i];
+  std::set<int32_t> lengths;
+  int32_t last = 0;
+  for (int32_t length = 1; length <= 1 << 17; ++length) {
+    const int32_t bucket = RowPadding::LengthBucket(length);
+    ASSERT_GE(bucket, length);
+    ASSERT_GE(bucket, last);
+    ASSERT_LE(bucket, std::max(128, length + length / 4));
+    lengths.insert(last = bucket);
+  }
+  EXPECT_EQ(lengths.size(), 1u + 4 * 10);
+  EXPECT_GE(RowPadding::LengthBucket(2147483647), 2147483647);
+}
+
+// Rows that attend alike in the last layer are filled up together: here three dense ones (one of them short of quest's budget),
+// and two sparse ones.
+TEST(DecoderRows, FillsAStepOfDecodeRowsUp) {
+  const auto quest = Policy("quest:token_budget=24:dense_layers=1", 4);
+  const std::vector<int32_t> tokens = {10, 11, 12, 13, 14};
+  const std::vector<ForwardChunk> chunks = {
+      {.seq = 0, .first_row = 0, .rows = 1, .start_pos = 300, .decode = true, .policy = quest.get()},
+      {.seq = 1, .first_row = 1, .rows = 1, .start_pos = 5, .decode = true},
+      {.seq = 2, .first_row = 2, .rows = 1, .start_pos = 7, .decode = true, .policy = quest.get()},
+      {.seq = 3, .first_row = 3, .rows = 1, .start_pos = 4, .decode = true},
+      {.seq = 4, .first_row = 4, .rows = 1, .start_pos = 90, .decode = true, .policy = quest.get()}};
+  const std::vector<int32_t> wanted = {0, 2, 4};
+  RowPadding padding{.max_rows = 8, .max_logit_rows = 4, .last_layer = 1, .page_size = 4};
+  DecoderRows rows;
+  rows.Build({tokens, chunks, {}, wanted}, &padding);
+  EXPECT_EQ(rows.rows, 6);
+  EXPECT_EQ(rows.given_rows, 5);
+  EXPECT_EQ(rows.decode_rows, 6);
+  EXPECT_EQ(rows.counted_rows, 6);
+  EXPECT_FALSE(rows.overwrites);
+  EXPECT_EQ(rows.tokens, (std::vector<int32_t>{13, 11, 12, 0, 14, 10}));
+  EXPECT_EQ(rows.seq, (std::vector<int32_t>{3, 1, 2, -1, 4, 0}));
+  EXPECT_EQ(rows.len, (std::vector<int32_t>{5, 6, 8, 0, 91, 301}));
+  EXPECT_EQ(rows.source, (std::vector<int32_t>{3, 1, 2, -1, 4, 0}));
+  EXPECT_EQ(rows.place, (std::vector<int32_t>{5, 1, 2, 0, 4}));
+  EXPECT_EQ(rows.logit_places, (std::vector<int32_t>{5, 2, 4, -1}));
+  EXPECT_EQ(rows.Longest(0, 4), 128);
+  EXPECT_EQ(rows.Longest(4, 6), 320);
+  padding.max_length = 310;
+  rows.Build({tokens, chunks, {}, wanted}, &padding);
+  EXPECT_EQ(rows.Longest(4, 6), 310);
+  // Where there is no room, there are those that were given.
+  padding.max_rows = 5;
+  padding.max_logit_rows = 3;
+  rows.Build({tokens, chunks, {}, wanted}, &padding);
+  EXPECT_EQ(rows.rows, 5);
+  EXPECT_EQ(rows.seq, (std::vector<int32_t>{3, 1, 2, 4, 0}));
+  EXPECT_EQ(rows.logit_places, (std::vector<int32_t>{4, 2, 3}));
 }
 
 TEST(Decoder, RefusesAnActivationItDoesNotHave) {

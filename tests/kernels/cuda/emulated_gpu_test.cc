@@ -131,6 +131,56 @@ TEST(EmulatedGpu, StreamsWorkLate) {
   EXPECT_EQ(host[0], std::byte{3});
 }
 
+// A graph does again what was recorded, with the arguments and addresses of then and what lies there now.
+TEST(EmulatedGpu, GraphsDoWhatWasRecordedAgain) {
+  Result<OwnedStream> stream = OwnedStream::Create(kGpu);
+  Result<Buffer> buffer = Buffer::Create(128, kGpu);
+  Result<HostBuffer> host = HostBuffer::Create(kGpu, 64);
+  ASSERT_TRUE(stream.ok() && buffer.ok() && host.ok());
+  std::byte* at = buffer->data();
+  const auto read = [&](size_t offset) {
+    std::vector<std::byte> got(1);
+    EXPECT_TRUE(CopyFromDevice(kGpu, got.data(), at + offset, 1, stream->get()).ok());
+    return static_cast<int>(got[0]);
+  };
+  ASSERT_TRUE(OwnedGraph::Begin(kGpu, stream->get()).ok());
+  std::memset(host->data(), 1, 64);
+  ASSERT_TRUE(CopyToDevice(kGpu, at, host->data(), 64, stream->get()).ok());
+  ASSERT_TRUE(CopyOnDevice(kGpu, at + 64, at, 64, stream->get()).ok());
+  Result<OwnedGraph> graph = OwnedGraph::End(kGpu, stream->get());
+  ASSERT_TRUE(graph.ok()) << graph.status().ToString();
+  EXPECT_EQ(read(64), 0);  // recorded, not done
+  for (int value = 2; value < 4; ++value) {
+    std::memset(host->data(), value, 64);
+    ASSERT_TRUE(graph->Launch(stream->get()).ok());
+    EXPECT_EQ(read(64), value);
+  }
+}
+
+TEST(EmulatedGpu, WhatMayNotBeCapturedSpoilsTheCapture) {
+  Result<OwnedStream> stream = OwnedStream::Create(kGpu);
+  Result<Buffer> buffer = Buffer::Create(64, kGpu);
+  ASSERT_TRUE(stream.ok() && buffer.ok());
+  std::vector<std::byte> ordinary(64, std::byte{7});
+  const auto fails = [&](auto&& call) {
+    EXPECT_TRUE(OwnedGraph::Begin(kGpu, stream->get()).ok());
+    EXPECT_TRUE(ClearOnDevice(kGpu, buffer->data(), 64, stream->get()).ok());
+    EXPECT_FALSE(call().ok());
+    const Result<OwnedGraph> graph = OwnedGraph::End(kGpu, stream->get());
+    EXPECT_EQ(graph.status().code(), StatusCode::kInternal);
+  };
+  fails([&] { return Buffer::Create(64, kGpu).status(); });
+  fails([&] { return HostBuffer::Create(kGpu, 64).status(); });
+  fails([&] { return Synchronize(kGpu, stream->get()); });
+  fails([&] { return CopyToDevice(kGpu, buffer->data(), ordinary.data(), 64, stream->get()); });
+  fails([&] { return CopyFromDevice(kGpu, ordinary.data(), buffer->data(), 64, stream->get()); });
+  // The stream is as before, and nothing of it was done.
+  ASSERT_TRUE(CopyToDevice(kGpu, buffer->data(), ordinary.data(), 64, stream->get()).ok());
+  ordinary.assign(64, std::byte{0});
+  ASSERT_TRUE(CopyFromDevice(kGpu, ordinary.data(), buffer->data(), 64, stream->get()).ok());
+  EXPECT_EQ(ordinary[0], std::byte{7});
+}
+
 // A context for the GPU, over a session.
 struct Session {
   Session() {
@@ -177,6 +227,27 @@ TEST(DeviceSession, KeepsTheFirstErrorAndLeavesTheRestOut) {
   ASSERT_TRUE(Synchronize(kGpu, s.ctx.stream).ok());
   EXPECT_EQ(emulator::CountsOfGpu().launches, launches);
   EXPECT_EQ(s.session->Synchronize().message(), "first");
+}
+
+TEST(DeviceSession, WhatFailsInACaptureIsForgottenWithIt) {
+  Session s;
+  Result<Buffer> device = Buffer::Create(256, kGpu);
+  auto* at = reinterpret_cast<float*>(device->data());
+  ASSERT_TRUE(s.session->BeginCapture().ok());
+  Add(s.ctx, at, 1, 8, at + 32);
+  const std::vector<int> ids = {1, 2};
+  s.session->Keep(s.session->Upload(ids.data(), sizeof(int) * ids.size()).status());
+  EXPECT_FALSE(s.session->EndCapture().ok());
+  EXPECT_TRUE(s.session->Synchronize().ok());
+
+  const int64_t launches = emulator::CountsOfGpu().launches;
+  ASSERT_TRUE(s.session->BeginCapture().ok());
+  Add(s.ctx, at, 1, 8, at + 32);
+  const Result<OwnedGraph> graph = s.session->EndCapture();
+  ASSERT_TRUE(graph.ok()) << graph.status().ToString();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(graph->Launch(s.ctx.stream).ok());
+  ASSERT_TRUE(s.session->Synchronize().ok());
+  EXPECT_EQ(emulator::CountsOfGpu().launches, launches + 3);
 }
 
 // Lists of page operations that meet in every way, batched on the GPU, one after the other on the CPU: the same bytes.

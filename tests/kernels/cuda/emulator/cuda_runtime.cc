@@ -13,6 +13,8 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/check.h"
@@ -132,7 +134,12 @@ Gpu the_gpu;
 struct Queue {
   std::recursive_mutex mutex;
   std::deque<std::function<void()>> work;
+  // While a thread captures:
+  bool captures = false;
+  std::string spoiled;  // by what; empty: by nothing
+  std::vector<std::function<void()>> recorded;
 };
+thread_local Queue* captured = nullptr;  // by this thread
 struct Queues {
   std::mutex mutex;
   std::set<Queue*> all;
@@ -158,8 +165,21 @@ void Enqueue(void* stream, std::function<void()> work) {
   if (stream == nullptr) return work();
   auto* queue = static_cast<Queue*>(stream);
   const std::lock_guard lock(queue->mutex);
+  if (queue->captures) return queue->recorded.push_back(std::move(work));
   queue->work.push_back(std::move(work));
 }
+
+// What a thread that captures may not do.
+Status Forbidden(const char* call) {
+  if (captured == nullptr) return OkStatus();
+  if (captured->spoiled.empty()) captured->spoiled = call;
+  return Internal(std::string(call) + ": operation not permitted when stream is capturing (emulated)");
+}
+
+// What was recorded, with its arguments.
+struct Graph {
+  std::vector<std::function<void()>> work;
+};
 
 // Pinned host memory, by its beginnings.
 struct Pinned {
@@ -265,15 +285,18 @@ Result<Info> Describe(int device) {
 }
 
 Result<void*> Malloc(size_t bytes) {
+  RETURN_IF_ERROR(emulator::Forbidden("cudaMalloc"));
   void* p = TheArena().Allocate(bytes, emulator::the_gpu.memory_bytes);
   if (p == nullptr) return ResourceExhausted("cudaMalloc(" + std::to_string(bytes) + "): out of memory (emulated)");
   return p;
 }
 void Free(void* p) {
+  static_cast<void>(emulator::Forbidden("cudaFree"));
   emulator::DrainAll();
   TheArena().Free(p);
 }
 Result<void*> MallocHost(size_t bytes) {
+  RETURN_IF_ERROR(emulator::Forbidden("cudaMallocHost"));
   void* p = std::malloc(bytes);
   std::memset(p, 0xcd, bytes);
   std::lock_guard lock(emulator::ThePinned().mutex);
@@ -281,6 +304,7 @@ Result<void*> MallocHost(size_t bytes) {
   return p;
 }
 void FreeHost(void* p) {
+  static_cast<void>(emulator::Forbidden("cudaFreeHost"));
   emulator::DrainAll();
   {
     std::lock_guard lock(emulator::ThePinned().mutex);
@@ -297,6 +321,7 @@ Status CopyRows(void* to, size_t to_stride, const void* from, size_t from_stride
   CheckSides(to, from, way);
   if (way != Way::kOnDevice) Count(&emulator::GpuCounts::copies);
   const bool ordinary = way != Way::kOnDevice && !emulator::ThePinned().Holds(way == Way::kToDevice ? from : to);
+  if (ordinary) RETURN_IF_ERROR(emulator::Forbidden("cudaMemcpyAsync of ordinary memory"));
   if (ordinary && way == Way::kFromDevice) {
     if (stream != nullptr) emulator::Drain(static_cast<emulator::Queue*>(stream));
     CopyNow(to, to_stride, from, from_stride, width, rows);
@@ -336,6 +361,7 @@ void DestroyStream(void* stream) {
 }
 Status Synchronize(void* stream) {
   if (stream == nullptr) return OkStatus();
+  RETURN_IF_ERROR(emulator::Forbidden("cudaStreamSynchronize"));
   Count(&emulator::GpuCounts::waits);
   emulator::Drain(static_cast<emulator::Queue*>(stream));
   return OkStatus();
@@ -364,6 +390,36 @@ Result<float> Milliseconds(void* from, void* to) {
   const auto between = static_cast<Event*>(to)->at - static_cast<Event*>(from)->at;
   return std::chrono::duration<float, std::milli>(between).count();
 }
+
+Status BeginCapture(void* stream) {
+  auto* queue = static_cast<emulator::Queue*>(stream);
+  const std::lock_guard lock(queue->mutex);
+  CHECK(emulator::captured == nullptr && !queue->captures);
+  queue->captures = true;
+  emulator::captured = queue;
+  return OkStatus();
+}
+Result<void*> EndCapture(void* stream) {
+  auto* queue = static_cast<emulator::Queue*>(stream);
+  const std::lock_guard lock(queue->mutex);
+  CHECK(emulator::captured == queue);
+  emulator::captured = nullptr;
+  queue->captures = false;
+  auto* graph = new emulator::Graph{std::exchange(queue->recorded, {})};
+  const std::string spoiled = std::exchange(queue->spoiled, {});
+  if (spoiled.empty()) {
+    Count(&emulator::GpuCounts::captures);
+    return static_cast<void*>(graph);
+  }
+  delete graph;
+  return Internal("cudaStreamEndCapture: the capture was invalidated by " + spoiled + " (emulated)");
+}
+Status LaunchGraph(void* graph, void* stream) {
+  Count(&emulator::GpuCounts::graphs);
+  for (const auto& work : static_cast<emulator::Graph*>(graph)->work) emulator::Enqueue(stream, work);
+  return OkStatus();
+}
+void DestroyGraph(void* graph) { delete static_cast<emulator::Graph*>(graph); }
 
 }  // namespace cuda_runtime
 }  // namespace quire

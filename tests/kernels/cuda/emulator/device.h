@@ -7,7 +7,8 @@
 //
 // What is put on a stream is done as late as CUDA may: when the host waits for the stream, frees device memory, or copies to
 // ordinary memory. So the host that reads results too early reads what was there before, and one that writes what is still to be
-// copied from pinned memory spoils it. Work without a stream is done at once.
+// copied from pinned memory spoils it. Work without a stream is done at once. A graph does its recorded work with the arguments
+// of then; what CUDA forbids a thread that captures (to allocate, free or wait, or to copy ordinary memory) spoils the capture.
 #pragma once
 
 #include <cstddef>
@@ -37,6 +38,8 @@ struct GpuCounts {
   int64_t launches = 0;   // since the process began
   int64_t copies = 0;     // between host and device
   int64_t waits = 0;      // of the host for a stream
+  int64_t graphs = 0;         // launched
+  int64_t captures = 0;       // that became one
 };
 GpuCounts CountsOfGpu();
 
