@@ -226,8 +226,8 @@ struct TopPagesKernel {
     const TopPagesParams& p = params.p;
     auto& s = *reinterpret_cast<Layout*>(simt::SharedBytes());
     uint32_t* keys = reinterpret_cast<uint32_t*>(simt::SharedBytes() + offsetof(Layout, keys));
-    const int64_t list = simt::BlockX();
-    const int row = static_cast<int>(list / p.kv_heads);
+    const int row = simt::BlockY();
+    const int64_t list = int64_t{row} * p.kv_heads + simt::BlockX();
     const int seq = p.row_seq == nullptr ? 0 : p.row_seq[row];
     const int length = seq < 0 ? 0 : p.row_len[row];
     const ForcedPages cut = Cut(p.budget, length, p.page_size);
@@ -380,7 +380,8 @@ Status QuestScores(Stream stream, DType q_dtype, const QuestParams& p) {
 Status TopPages(Stream stream, const TopPagesParams& p, int longest) {
   const TopPagesConfig config = TopPagesConfig::For(longest);
   simt::LaunchShape shape;
-  shape.grid_x = int64_t{p.rows} * p.kv_heads;
+  shape.grid_x = p.kv_heads;
+  shape.grid_y = p.rows;
   shape.threads = config.threads;
   shape.shared_bytes = config.shared_bytes;
   return simt::Launch<TopPagesKernel>(shape, stream, {p, config});

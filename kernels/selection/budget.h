@@ -25,10 +25,12 @@ struct ForcedPages {
   int pages = 0;
   int free = 0;
 
+  // One division of 32 bits: GPUs have none of 64, and every block of a selection begins here.
   static constexpr ForcedPages Create(const PageBudget& budget, int64_t length, int page_size) {
     ForcedPages f;
-    const int full = static_cast<int>(length / page_size);
-    f.pages = static_cast<int>((length + page_size - 1) / page_size);
+    const auto tokens = static_cast<uint32_t>(length), size = static_cast<uint32_t>(page_size);
+    const int full = static_cast<int>(tokens / size);
+    f.pages = full + (static_cast<uint32_t>(full) * size < tokens ? 1 : 0);
     f.recent = std::max(0, full - budget.recent);
     f.sinks = std::min(budget.sinks, f.recent);
     f.free = std::clamp(budget.budget - f.sinks - (f.pages - f.recent), 0, f.recent - f.sinks);
