@@ -120,17 +120,22 @@ struct TensorPrefillKernel {
                                   uint32_t* slice) {
     const PageFormat& f = a.p.table.format;
     constexpr int kQuads = kDim / 4;  // of a slot pair
+    const bool all = c.pos >= seen.low && c.pos + 8 * kOctets <= seen.end;
+    const uint32_t* v = nullptr;
 #pragma unroll
     for (int n = 0; n < kOctets; ++n) {
-      const int id = pages.id[n], pos = c.pos + 8 * n, first = (simt::Warp() * kOctets + n) * 4;
+      const int id = pages.id[n], first = (simt::Warp() * kOctets + n) * 4;
       const bool there = id >= 0;
-      const uint32_t* v =
-          static_cast<const uint32_t*>(a.p.pages.v) +
-          ((there ? id : 0) * f.v_page_stride + kv_head * f.v_head_stride) / 2 + int64_t{SlotOf(a, c, n) / 2} * kDim;
-      if (there && (pos < seen.low || pos + 8 > seen.end)) {
+      if (n == 0 || NextPage(a, c, n) || id != pages.id[0]) {
+        v = static_cast<const uint32_t*>(a.p.pages.v) +
+            ((there ? id : 0) * f.v_page_stride + kv_head * f.v_head_stride) / 2 + int64_t{SlotOf(a, c, n) / 2} * kDim;
+      } else {
+        v += 4 * kDim;
+      }
+      if (there && !all) {
 #pragma unroll
         for (int i = 0; i < kQuads * 4 / simt::kWarpSize; ++i) {
-          const int at = i * simt::kWarpSize + simt::Lane(), pair = at / kQuads, key = pos + 2 * pair;
+          const int at = i * simt::kWarpSize + simt::Lane(), pair = at / kQuads, key = c.pos + 8 * n + 2 * pair;
           const uint32_t keep = (key >= seen.low && key < seen.end ? 0xffffu : 0u) |
                                 (key + 1 >= seen.low && key + 1 < seen.end ? 0xffff0000u : 0u);
           simt::U32x4 x = simt::Load<simt::U32x4>(v + at * 4);
@@ -234,14 +239,23 @@ struct TensorPrefillKernel {
     int place = 0;  // in the ring, of K
     for (int start = begin; start < seen.end; start += kKeys) {
       uint32_t* const k = s.ring[place];
-      uint32_t* const v = s.ring[place == kRing - 1 ? 0 : place + 1];
+      uint32_t* const v = s.ring[(place + 1) % kRing];
       const uint8_t* const there_of = s.there[place];
       const bool more = start + kKeys < seen.end;
-      place = place == 0 ? kRing - 1 : place - 1;  // of the next K: two on
-      simt::CpAsyncWait<1>();
+      place = (place + 2) % kRing;  // of the next K
+      const auto fetch_v = [&] {
+        if (more) {
+          FetchV(a, cursor, pages, seen, kv_head, s.ring[(place + 1) % kRing]);
+          Advance(a, &cursor);
+          pages = Find(a, ids, cursor, seen);
+        }
+        simt::CpAsyncCommit();
+      };
+      simt::CpAsyncWait<kRing == 3 ? 1 : 0>();
       simt::SyncThreads();
       if (more) FetchK(a, cursor, pages, kv_head, s.ring[place], s.there[place]);
       simt::CpAsyncCommit();
+      if constexpr (kRing == 4) fetch_v();
 
       // The warp's first and last row, read anew for want of registers.
       const int low_last = s.positions[warp_row], high_last = s.positions[warp_row + kWarpRows - 1];
@@ -360,14 +374,11 @@ struct TensorPrefillKernel {
         }
       }
 
-      simt::CpAsyncWait<1>();
-      simt::SyncThreads();
-      if (more) {
-        FetchV(a, cursor, pages, seen, kv_head, k);
-        Advance(a, &cursor);
-        pages = Find(a, ids, cursor, seen);
+      if constexpr (kRing == 3) {
+        simt::CpAsyncWait<1>();
+        simt::SyncThreads();
+        fetch_v();
       }
-      simt::CpAsyncCommit();
       if (!busy) continue;
 
       // What the mask leaves to no row of the warp may be anything.
