@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -77,6 +79,22 @@ std::string QuireProcess::Line(const std::string& begin, double seconds) const {
     if (!rest.empty() || ended || NowSeconds() > end) return rest;
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+}
+
+pid_t QuireProcess::ProcessOfRank(int rank) const {
+  const std::string wanted = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank) + std::string(1, '\0');
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const std::string stat = ReadFile(entry.path() / "stat");
+    std::istringstream fields(stat.substr(std::min(stat.size(), stat.rfind(')') + 2)));
+    std::string state;
+    pid_t parent = 0;
+    fields >> state >> parent;
+    if (parent == pid_ && ReadFile(entry.path() / "environ").find(wanted) != std::string::npos) return std::stoi(name);
+  }
+  return -1;
 }
 
 void QuireProcess::Signal(int signal) const {

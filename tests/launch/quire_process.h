@@ -20,6 +20,7 @@ class QuireProcess {
   QuireProcess& operator=(const QuireProcess&) = delete;
 
   pid_t pid() const { return pid_; }  // of the launcher where there is one
+  pid_t ProcessOfRank(int rank) const;  // where the launcher is mpirun; −1 when there is none
   // Where a service says that it listens, HOST:PORT; waits for it. "" when that doesn't come.
   const std::string& address();
   bool WaitReady(double seconds = 60) const;  // a group: until it says that its model is there

@@ -3,10 +3,6 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
-#include <sstream>
-
 #include "tests/launch/quire_process.h"
 #include "tests/rpc/client_streams.h"
 #include "tests/rpc/service_fixture.h"
@@ -14,30 +10,7 @@
 namespace quire {
 namespace {
 
-// The process of one rank of an mpirun.
-pid_t ProcessOfRank(pid_t mpirun, int rank) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
-    const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream stat(entry.path() / "stat");
-    std::string line;
-    std::getline(stat, line);
-    std::istringstream fields(line.substr(std::min(line.size(), line.rfind(')') + 2)));
-    std::string state;
-    pid_t parent = 0;
-    fields >> state >> parent;
-    if (parent != mpirun) continue;
-    std::ifstream environ_file(entry.path() / "environ", std::ios::binary);
-    std::ostringstream variables;
-    variables << environ_file.rdbuf();
-    const std::string wanted = "OMPI_COMM_WORLD_RANK=" + std::to_string(rank) + std::string(1, '\0');
-    if (variables.str().find(wanted) != std::string::npos) return std::stoi(name);
-  }
-  return -1;
-}
-
-std::vector<std::string> Launcher() { return {QUIRE_SOURCE_DIR "/tests/mpirun.sh", QUIRE_MPIRUN, "2"}; }
+const std::vector<std::string> kTwoRanks = {QUIRE_SOURCE_DIR "/tests/mpirun.sh", QUIRE_MPIRUN, "2"};
 
 std::vector<std::string> Serve(const std::string& model) {
   return {"serve",   "--model", DataPath(model), "--port",         "0", "--threads", "1",
@@ -54,7 +27,7 @@ ClientStream Ask(int tokens, float temperature) {
 }
 
 TEST(MpiServe, AnswersAsOneRankDoesAndDrainsOnSigusr1) {
-  QuireProcess serve(Serve("stories260K"), Launcher());
+  QuireProcess serve(Serve("stories260K"), kTwoRanks);
   ASSERT_NE(serve.address(), "") << serve.err();
   ASSERT_TRUE(serve.WaitReady()) << serve.err();
   std::vector<ClientStream> streams = {Ask(100, 0), Ask(100, 1)};
@@ -89,12 +62,12 @@ TEST(MpiServe, AnswersAsOneRankDoesAndDrainsOnSigusr1) {
 }
 
 TEST(MpiServe, ARankThatIsKilledEndsItWithinSecondsByName) {
-  QuireProcess serve(Serve("retriever-2m"), Launcher());
+  QuireProcess serve(Serve("retriever-2m"), kTwoRanks);
   ASSERT_NE(serve.address(), "") << serve.err();
   ASSERT_TRUE(serve.WaitReady()) << serve.err();
   ClientStreams running(serve.address(), {Ask(100000, 0)}, /*retry_s=*/0);
   ASSERT_TRUE(running.WaitTokens(20)) << serve.err() << running.results()[0].status.ToString();
-  const pid_t victim = ProcessOfRank(serve.pid(), 1);
+  const pid_t victim = serve.ProcessOfRank(1);
   ASSERT_GT(victim, 0);
   ASSERT_EQ(kill(victim, SIGKILL), 0);
   const double killed = NowSeconds();

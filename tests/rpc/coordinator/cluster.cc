@@ -18,8 +18,8 @@ void SleepMs(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)
 
 }  // namespace
 
-Cluster::Cluster(int groups, const std::string& model, std::vector<std::string> flags)
-    : model_(model), flags_(std::move(flags)) {
+Cluster::Cluster(int groups, const std::string& model, std::vector<std::string> flags, std::vector<std::string> launcher)
+    : model_(model), flags_(std::move(flags)), launcher_(std::move(launcher)) {
   coordinator_ =
       std::make_unique<QuireProcess>(std::vector<std::string>{"coordinator", "--port", "0", "--name", "test"});
   EXPECT_NE(coordinator_->address(), "") << coordinator_->err();
@@ -35,7 +35,7 @@ void Cluster::StartGroup(int i) {
   arguments.insert(arguments.end(), flags_.begin(), flags_.end());
   auto& slot = groups_[static_cast<size_t>(i)];
   slot.reset();
-  slot = std::make_unique<QuireProcess>(arguments);
+  slot = std::make_unique<QuireProcess>(arguments, launcher_);
   EXPECT_NE(slot->address(), "") << slot->err();
 }
 

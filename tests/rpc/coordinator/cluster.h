@@ -15,8 +15,9 @@ namespace quire {
 
 class Cluster {
  public:
-  // Groups register by themselves. `model` is of tests/data; `flags` go to every group.
-  Cluster(int groups, const std::string& model, std::vector<std::string> flags);
+  // Groups register by themselves. `model` is of tests/data; `flags` go to every group; `launcher` starts each (mpirun and
+  // its flags), empty: they are processes of their own.
+  Cluster(int groups, const std::string& model, std::vector<std::string> flags, std::vector<std::string> launcher = {});
 
   const std::string& address() { return coordinator_->address(); }
   QuireProcess& coordinator() { return *coordinator_; }
@@ -31,7 +32,7 @@ class Cluster {
 
  private:
   const std::string model_;
-  const std::vector<std::string> flags_;
+  const std::vector<std::string> flags_, launcher_;
   std::unique_ptr<QuireProcess> coordinator_;
   std::vector<std::unique_ptr<QuireProcess>> groups_;
 };
