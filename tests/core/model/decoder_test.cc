@@ -392,6 +392,12 @@ GroupAnswer RunGroup(const std::string& name, int ranks, bool sparse) {
 
 class Ranks : public testing::TestWithParam<std::tuple<const char*, int>> {};
 
+std::string RanksName(const testing::TestParamInfo<std::tuple<const char*, int>>& info) {
+  std::string name = std::string(std::get<0>(info.param)) + "_tp" + std::to_string(std::get<1>(info.param));
+  for (char& c : name) if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
+  return name;
+}
+
 TEST_P(Ranks, GiveTheLogitsAndPagesOfOneRank) {
   const auto [name, ranks] = GetParam();
   for (const bool sparse : {false, true}) {
@@ -400,25 +406,22 @@ TEST_P(Ranks, GiveTheLogitsAndPagesOfOneRank) {
     EXPECT_TRUE(many.replicas_agree);
     EXPECT_EQ(many.selections, one.selections);
     EXPECT_EQ(many.group_q_heads, one.group_q_heads);
-    EXPECT_EQ(many.selections.empty(), !sparse);
+    // Layers with a window attend to all of it, and Mistral has no others.
+    EXPECT_EQ(many.selections.empty(), !sparse || std::string(name) == "golden/mistral");
   }
 }
 
-// 9/3 heads unevenly on 2, whole on 3, replicated on 4 and 9; biases on 2; one KV head on 3; soft caps and two ropes.
-INSTANTIATE_TEST_SUITE_P(Models, Ranks,
-                         testing::Values(std::make_tuple("golden/smollm2", 2), std::make_tuple("golden/smollm2", 3),
-                                         std::make_tuple("golden/smollm2", 4), std::make_tuple("golden/smollm2", 9),
-                                         std::make_tuple("golden/llama-bias", 2), std::make_tuple("golden/llama-bias", 3),
-                                         std::make_tuple("golden/qwen2", 2), std::make_tuple("golden/qwen3", 4),
-                                         std::make_tuple("golden/gemma2", 2), std::make_tuple("golden/gemma2", 3),
-                                         std::make_tuple("golden/gemma3", 2),
-                                         std::make_tuple("retriever-2m", 2)),
-                         [](const auto& info) {
-                           std::string name = std::string(std::get<0>(info.param)) + "_tp" +
-                                              std::to_string(std::get<1>(info.param));
-                           for (char& c : name) if (!std::isalnum(static_cast<unsigned char>(c))) c = '_';
-                           return name;
-                         });
+// Every family and rope variant: most have four query heads on two KV heads, so uneven on 3 ranks and replicated on 3 and 4.
+INSTANTIATE_TEST_SUITE_P(
+    Families, Ranks,
+    testing::Combine(testing::Values("golden/llama", "golden/llama-bias", "golden/llama-dynamic", "golden/llama-linear",
+                                     "golden/llama-llama3", "golden/llama-yarn", "golden/llama-yarn-mscale",
+                                     "golden/gemma2", "golden/gemma3", "golden/gemma3-new", "golden/mistral",
+                                     "golden/qwen2", "golden/qwen2-window", "golden/qwen3", "retriever-2m"),
+                     testing::Values(2, 3, 4)),
+    RanksName);
+// 9/3 heads: unevenly on 2, whole on 3, replicated beyond.
+INSTANTIATE_TEST_SUITE_P(SmolLm2, Ranks, testing::Combine(testing::Values("golden/smollm2"), testing::Range(2, 10)), RanksName);
 
 }  // namespace
 }  // namespace quire
