@@ -4,10 +4,9 @@
 // is one chunk of one (row, KV head), or of several KV heads that read the same list (dense): scores of all its tokens
 // (K pass), softmax against the chunk's own maximum, then the weighted sum (V pass), left in the workspace as a partial
 // result (max, sum, acc). The merge goes over a row's chunks in order. The inner loops are in
-// attention_decode_loops-inl.h. What is to be read next is prefetched while the current block is worked on: blocks of
-// 4 KB are shorter than hardware follows. That is why several KV heads of a page are read one behind the other where
-// all read the same pages, and why otherwise the next four blocks are asked for at once, a quarter of each during one
-// block's work.
+// attention_decode_loops-inl.h. What is to be read next is asked for while the current block is worked on: blocks of 4 KB
+// are shorter than hardware follows. Where all KV heads read the same pages, those of four pages are read side by side,
+// one KV head after the other, so that memory is read in longer runs.
 #if defined(QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
 #undef QUIRE_KERNELS_CPU_ATTENTION_DECODE_INL_H_
@@ -33,6 +32,9 @@ namespace HWY_NAMESPACE {
 namespace decode {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+// Pages whose blocks of one KV head are worked on one after the other, before the next KV head's: its queries, weights and
+// sums then stay in the first-level cache. What is asked for meanwhile is as many blocks further on.
+constexpr int kDecodeGroup = 4;
 
 // In place: scores [n] become e^(score − max); returns {max, sum}. n is padded to whole vectors with −inf by the
 // caller.
@@ -150,7 +152,8 @@ struct ChunkHeads {
   float* weights = nullptr;    // as many, scratch: e^(score − max), interleaved by blocks of heads
   float* records = nullptr;    // [kv_end - kv_begin][plan.record_floats] out
   float* page_sums = nullptr;  // nullable: [page of the chunk][q_heads] sums of e^(score − max) out
-  const T* then[4] = {};       // the first blocks that the thread reads after this chunk; null where it reads none
+  // KV head kv_begin's first blocks of K that the thread reads after this chunk; null where it reads none.
+  const T* then[kDecodeGroup] = {};
 
   float* Scores(int kv_head, const DecodePlan& plan) const {
     return scores + int64_t{kv_head - kv_begin} * heads * plan.chunk_slots;
@@ -168,39 +171,52 @@ struct ChunkHeads {
   }
 };
 
-// The order in which a chunk's blocks are read: K of all its pages, then V, then what comes after the chunk.
+// The order in which a chunk's blocks are read: K of all its pages, then V, then what comes after the chunk; of a group of
+// pages one KV head's blocks after the other's.
 template <typename T, class Mod>
 struct BlockOrder {
   const PageFormat& f;
   const ChunkPages<Mod>& chunk;
   const ChunkHeads<T>& c;
 
+  // What to ask for while KV head kv's block of the t-th page is worked on: the block of the same place in the next turn,
+  // or, where there is none, the block itself.
+  const T* AheadOf(int t, int kv) const {
+    const T* next = kv + 1 < c.kv_end ? Block(t, kv + 1) : Block(t + kDecodeGroup, c.kv_begin);
+    return next != nullptr ? next : Block(t, kv);
+  }
+
+ private:
   // KV head kv's block of the t-th page in that order; null where there is none.
   const T* Block(int t, int kv) const {
     const int begin = chunk.begin, pages = chunk.end - begin;
     if (t < pages) return Of(chunk.Block(begin + t, c.k, f.k_page_stride), kv * f.k_head_stride);
     if (t < 2 * pages) return Of(chunk.Block(begin + t - pages, c.v, f.v_page_stride), kv * f.v_head_stride);
-    return t < 2 * pages + 4 ? c.then[t - 2 * pages] : nullptr;
+    return t < 2 * pages + kDecodeGroup ? c.then[t - 2 * pages] : nullptr;
   }
   static const T* Of(const T* page, int64_t offset) { return page == nullptr ? nullptr : page + offset; }
-
-  // What to ask for while KV head kv's block of the t-th page is worked on.
-  Ahead AheadOf(int t, int kv) const {
-    const T* here = Block(t, kv);
-    if (c.kv_end - c.kv_begin > 1) {
-      const T* next = kv + 1 < c.kv_end ? Block(t, kv + 1) : Block(t + 1, c.kv_begin);
-      return Ahead::Of(next == nullptr ? here : next);
-    }
-    // A quarter of each of the four during each of the four blocks before them.
-    const char* at[4];
-    for (int i = 0; i < 4; ++i) {
-      const T* next = Block(t / 4 * 4 + 4 + i, kv);
-      at[i] =
-          reinterpret_cast<const char*>(next == nullptr ? here : next + t % 4 * (int64_t{f.page_size} * f.k_dim / 4));
-    }
-    return {at[0], {at[1] - at[0], at[2] - at[0], at[3] - at[0]}};
-  }
 };
+
+// The scores of KV head kv's heads over all of a chunk become weights against their own maximum. used: slots with a score.
+template <typename T>
+void WeighChunk(const AttentionDecodeParams& p, const DecodePlan& plan, const ChunkHeads<T>& c, int kv, int used) {
+  const int group = p.q_heads / p.table.format.kv_heads;
+  const int padded = plan.PadSlots(used);
+  float* stats = c.Stats(kv, plan);
+  for (int h = 0; h < c.heads; ++h) {
+    float* s = c.Scores(kv, plan) + int64_t{h} * plan.chunk_slots;
+    std::fill(s + used, s + padded, kMinusInf);
+    Softmax(s, padded, stats[2 * h], stats[2 * h + 1]);
+    if (c.page_sums == nullptr) continue;
+    for (int i = 0; i < used / plan.page_slots; ++i) {
+      float sum = 0;
+      for (int slot = 0; slot < plan.page_slots; ++slot) sum += s[i * plan.page_slots + slot];
+      c.page_sums[int64_t{i} * p.q_heads + kv * group + c.h0 + h] = sum;
+    }
+  }
+  ForHeadBlocks(c.heads, InterleaveBlocks<kWord<T>>{c.Scores(kv, plan), plan.chunk_slots, padded, c.Weights(kv, plan),
+                                                    plan.chunk_slots});
+}
 
 template <typename T, class Mod>
 void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeList& list, int row, int chunk,
@@ -228,57 +244,42 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
                                                       c.QueryWords(kv, f.k_dim), f.k_dim});
     }
   }
-  const BlockOrder<T, Mod> order{p.table.format, pages, c};
-  for (int i = begin; i < end; ++i) {
-    const T* page = pages.Block(i, c.k, f.k_page_stride);
-    const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
-    const bool whole = page != nullptr && pages.Whole(i, f.page_size) && page_slots == f.page_size;
+  const BlockOrder<T, Mod> order{f, pages, c};
+  for (int group_begin = begin; group_begin < end; group_begin += kDecodeGroup) {
     for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
       const int first_head = kv * group + c.h0;
-      float* page_scores = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
-      if (page != nullptr && !plan.tiles) {
-        const Ahead ahead = order.AheadOf(i - begin, kv);
-        ForHeadBlocks(heads, ScoreBlocks<T>{page + kv * f.k_head_stride, ahead, f.page_size, f.k_dim,
-                                            c.QueryWords(kv, f.k_dim), p.scale, page_scores, slots});
-      }
-      if (Mod::kHasScore && page != nullptr) {
-        const int64_t first = std::max(first_pos, list.first_pos), stop = std::min(first_pos + f.page_size, list.length);
-        for (int h = 0; h < heads; ++h) {
-          ApplyScore(mod.score, page_scores + int64_t{h} * slots + (first - first_pos), static_cast<int>(stop - first),
-                     seq, first_head + h, list.length - 1, first);
+      for (int i = group_begin; i < std::min(end, group_begin + kDecodeGroup); ++i) {
+        const T* page = pages.Block(i, c.k, f.k_page_stride);
+        const int64_t first_pos = int64_t{list.Page(i)} * f.page_size;
+        float* page_scores = c.Scores(kv, plan) + int64_t{i - begin} * page_slots;
+        if (page != nullptr && !plan.tiles) {
+          ForHeadBlocks(heads, ScoreBlocks<T>{page + kv * f.k_head_stride, order.AheadOf(i - begin, kv), f.page_size,
+                                              f.k_dim, c.QueryWords(kv, f.k_dim), p.scale, page_scores, slots});
         }
-      }
-      if (whole) continue;
-      const bool tested = Mod::kHasMask && pages.State(i) == MaskState::kMixed;
-      for (int h = 0; h < heads; ++h) {
-        float* s = page_scores + int64_t{h} * slots;
-        for (int slot = 0; slot < page_slots; ++slot) {
-          const int64_t pos = first_pos + slot;
-          if (page == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos) ||
-              (tested && !mod.Mask(seq, first_head + h, list.length - 1, pos))) {
-            s[slot] = kMinusInf;
+        if (Mod::kHasScore && page != nullptr) {
+          const int64_t first = std::max(first_pos, list.first_pos);
+          const int64_t stop = std::min(first_pos + f.page_size, list.length);
+          for (int h = 0; h < heads; ++h) {
+            ApplyScore(mod.score, page_scores + int64_t{h} * slots + (first - first_pos),
+                       static_cast<int>(stop - first), seq, first_head + h, list.length - 1, first);
+          }
+        }
+        if (page != nullptr && pages.Whole(i, f.page_size) && page_slots == f.page_size) continue;
+        const bool tested = Mod::kHasMask && pages.State(i) == MaskState::kMixed;
+        for (int h = 0; h < heads; ++h) {
+          float* s = page_scores + int64_t{h} * slots;
+          for (int slot = 0; slot < page_slots; ++slot) {
+            const int64_t pos = first_pos + slot;
+            if (page == nullptr || slot >= f.page_size || !list.Visible(i, slot, pos) ||
+                (tested && !mod.Mask(seq, first_head + h, list.length - 1, pos))) {
+              s[slot] = kMinusInf;
+            }
           }
         }
       }
+      // In between, so that memory goes on with what has been asked for.
+      if (group_begin + kDecodeGroup >= end) WeighChunk(p, plan, c, kv, (end - begin) * page_slots);
     }
-  }
-
-  const int used = (end - begin) * page_slots;
-  const int padded = plan.PadSlots(used);
-  for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
-    float* stats = c.Stats(kv, plan);
-    for (int h = 0; h < heads; ++h) {
-      float* s = c.Scores(kv, plan) + int64_t{h} * slots;
-      std::fill(s + used, s + padded, kMinusInf);
-      Softmax(s, padded, stats[2 * h], stats[2 * h + 1]);
-      if (c.page_sums == nullptr) continue;
-      for (int i = 0; i < end - begin; ++i) {
-        float sum = 0;
-        for (int slot = 0; slot < page_slots; ++slot) sum += s[i * page_slots + slot];
-        c.page_sums[int64_t{i} * p.q_heads + kv * group + c.h0 + h] = sum;
-      }
-    }
-    ForHeadBlocks(heads, InterleaveBlocks<kWord<T>>{c.Scores(kv, plan), slots, padded, c.Weights(kv, plan), slots});
   }
 
   // V pass.
@@ -287,23 +288,39 @@ void Chunk(const AttentionDecodeParams& p, const DecodePlan& plan, const DecodeL
     std::memset(acc, 0, sizeof(float) * static_cast<size_t>(heads) * f.v_dim);
     if (plan.tiles) TileSums(p, plan, pages, c.v + kv * f.v_head_stride, c.Scores(kv, plan), heads, acc);
   }
-  for (int i = begin; i < end; ++i) {
-    const T* page = pages.Block(i, c.v, f.v_page_stride);
-    const bool whole = pages.Whole(i, f.page_size);
-    if (page == nullptr || (plan.tiles && whole)) continue;
+  for (int group_begin = begin; group_begin < end; group_begin += kDecodeGroup) {
+    const int group_end = std::min(end, group_begin + kDecodeGroup);
     for (int kv = c.kv_begin; kv < c.kv_end; ++kv) {
-      const T* v = page + kv * f.v_head_stride;
-      const Ahead ahead = order.AheadOf(end - begin + i - begin, kv);
-      const int first_slot = (i - begin) * page_slots;
       float* acc = c.Acc(kv, group, plan, f.v_dim);
-      if (whole && page_slots == f.page_size) {
-        ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, ahead, f.page_size, f.v_dim, c.Weights(kv, plan), slots,
-                                                        first_slot, acc});
-      } else {
-        // At most the first and the last page of a list, and masked ones.
-        const AccumulateBlocks<true, T> blocks{v,     ahead,      f.page_size, f.v_dim, c.Scores(kv, plan),
-                                               slots, first_slot, acc};
-        for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
+      for (int i = group_begin, count = 1; i < group_end; i += count) {
+        // Neighbours of which every slot counts are summed up in one go.
+        const T* v[kDecodeGroup];
+        const T* ahead[kDecodeGroup];
+        const auto take = [&](int n) {
+          const T* page = pages.Block(i + n, c.v, f.v_page_stride);
+          if (page == nullptr) return false;
+          v[n] = page + kv * f.v_head_stride;
+          ahead[n] = order.AheadOf(end - begin + i + n - begin, kv);
+          return true;
+        };
+        count = 0;
+        while (i + count < group_end && page_slots == f.page_size && pages.Whole(i + count, f.page_size) &&
+               take(count)) {
+          ++count;
+        }
+        const int first_slot = (i - begin) * page_slots;
+        if (count > 0) {
+          if (plan.tiles) continue;
+          ForHeadBlocks(heads, AccumulateBlocks<false, T>{v, ahead, count, f.page_size, f.v_dim,
+                                                          c.Weights(kv, plan), slots, first_slot, acc});
+        } else {
+          count = 1;
+          if (!take(0)) continue;
+          // At most the first and the last page of a list, and masked ones.
+          const AccumulateBlocks<true, T> blocks{v,  ahead, 1, f.page_size, f.v_dim, c.Scores(kv, plan), slots,
+                                                 first_slot, acc};
+          for (int h = 0; h < heads; ++h) blocks.template Run<1>(h);
+        }
       }
     }
   }
@@ -417,7 +434,7 @@ void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const Dec
     const TaskPlace then = TaskPlace::Of(p, w, kv_block, next);
     const int32_t* ids = p.table.page_ids + p.table.page_begin[p.row_seq[then.row]];
     const int first = then.chunk * plan.chunk_pages;
-    for (int i = 0; i < 4 && first + i < then.list.count; ++i) {
+    for (int i = 0; i < kDecodeGroup && first + i < then.list.count; ++i) {
       c.then[i] = then.list.Block(first + i, ids, c.k + then.kv_begin * f.k_head_stride, f.k_page_stride);
     }
   }

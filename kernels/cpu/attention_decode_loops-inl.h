@@ -22,6 +22,13 @@ namespace decode {
 
 using FullF = hn::ScalableTag<float>;
 
+// Vector registers: 32 of them, or 16.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_SCALAR || HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SSE2
+inline constexpr bool kManyRegisters = false;
+#else
+inline constexpr bool kManyRegisters = true;
+#endif
+
 // Words per 32 bits of T.
 template <typename T>
 inline constexpr int kWord = 4 / static_cast<int>(sizeof(T));
@@ -39,43 +46,23 @@ HWY_INLINE void LoadWordVectors(D d, const T* p, VecF<D> (&e)[kVectors][kWord<T>
   }
 }
 
-// What to ask for while a block is worked on, a line for each line: either the next block in the order of its
-// addresses, or in turns a line of each of the next four blocks, which gives the hardware four streams to follow and
-// has their address translations looked up side by side.
-struct Ahead {
-  const char* at = nullptr;
-  int64_t other[3] = {};  // distances of the other three from `at`; all 0: there are none
-
-  static Ahead Of(const void* next) { return {static_cast<const char*>(next)}; }
-};
-
-// Walks an Ahead in rounds of four steps, each for two vectors' bytes of the block that is worked on.
+// Walks the block that is asked for while another one is worked on, as many bytes a step as are worked on.
 struct AheadWalk {
-  static constexpr int kBytes = 2 * static_cast<int>(hn::MaxLanes(FullF())) * 4;
   const char* at;
-  int64_t d1, d2, d3, step;
 
-  HWY_INLINE explicit AheadWalk(const Ahead& ahead) {
-    const bool one = (ahead.other[0] | ahead.other[1] | ahead.other[2]) == 0;
-    at = ahead.at;
-    d1 = one ? kBytes : ahead.other[0];
-    d2 = one ? 2 * kBytes : ahead.other[1];
-    d3 = one ? 3 * kBytes : ahead.other[2];
-    step = one ? 4 * kBytes : kBytes;
-  }
-  template <int kTurn>
-  HWY_INLINE void Ask() {  // in turns 0, 1, 2, 3
-    const char* p = at + (kTurn == 0 ? 0 : kTurn == 1 ? d1 : kTurn == 2 ? d2 : d3);
-    Prefetch(p);
-    if constexpr (kBytes > 64) Prefetch(p + 64);
-    if constexpr (kTurn == 3) at += step;
+  template <int kBytes>
+  HWY_INLINE void Ask() {
+    if constexpr (kBytes >= 64) {  // narrower steps are odd shapes' and go without
+      for (int line = 0; line < kBytes; line += 64) Prefetch(at + line);
+      at += kBytes;
+    }
   }
 };
 
 // sum[h][v] += factor of head h · word vector v, for each element of a word. factors: [kHeads][w]. kCareful: a factor
-// of 0 takes nothing, even from an inf or a NaN.
-template <int kHeads, int kVectors, bool kCareful = false, typename T, class D>
-HWY_INLINE void AddWords(D d, const T* p, const float* factors, VecF<D> (&sum)[kHeads][kVectors]) {
+// of 0 takes nothing, even from an inf or a NaN. sum: one for all elements of a word, or one for each.
+template <int kHeads, int kVectors, bool kCareful = false, int kSums, typename T, class D>
+HWY_INLINE void AddWords(D d, const T* p, const float* factors, VecF<D> (&sum)[kSums][kHeads][kVectors]) {
   VecF<D> e[kVectors][kWord<T>];
   LoadWordVectors<kVectors>(d, p, e);
   for (int w = 0; w < kWord<T>; ++w) {
@@ -83,7 +70,7 @@ HWY_INLINE void AddWords(D d, const T* p, const float* factors, VecF<D> (&sum)[k
       const float factor = factors[h * kWord<T> + w];
       if (kCareful && factor == 0.0f) continue;
       const auto f = hn::Set(d, factor);
-      for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::MulAdd(f, e[v][w], sum[h][v]);
+      for (int v = 0; v < kVectors; ++v) sum[w % kSums][h][v] = hn::MulAdd(f, e[v][w], sum[w % kSums][h][v]);
     }
   }
 }
@@ -94,39 +81,49 @@ template <int kHeads, int kVectors, int kStride, typename T, class D>
 HWY_INLINE void ScoreSlots(D d, const T* HWY_RESTRICT k, AheadWalk& ahead, int page_size, int k_dim, int slot,
                            const float* HWY_RESTRICT q, float scale, float* HWY_RESTRICT scores, int64_t score_stride) {
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-  VecF<D> sum[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
+  constexpr int kStep = 4 * kVectors * kLanes;  // bytes of a step
+  // A single vector's sums would wait for one another: there the elements of a word have sums of their own.
+  constexpr int kSums = kVectors == 1 ? kWord<T> : 1;
+  VecF<D> sum[kSums][kHeads][kVectors];
+  for (int w = 0; w < kSums; ++w) {
+    for (int h = 0; h < kHeads; ++h) {
+      for (int v = 0; v < kVectors; ++v) sum[w][h][v] = hn::Zero(d);
+    }
   }
   k += int64_t{slot} * kWord<T>;
   const int64_t stride = int64_t{page_size} * kWord<T>;
+  constexpr int kQuery = kWord<T> * kStride;
   const int words = k_dim / kWord<T>;
-  constexpr bool kAsks = kVectors == 2;  // what doesn't fill two vectors goes without
   int i = 0;
-  for (; i + 4 <= words; i += 4, k += 4 * stride, q += 4 * kWord<T> * kStride) {
-    if constexpr (kAsks) ahead.template Ask<0>();
+  for (; i + 4 <= words; i += 4, k += 4 * stride, q += 4 * kQuery) {
+    ahead.template Ask<kStep>();
     AddWords<kHeads, kVectors>(d, k, q, sum);
-    if constexpr (kAsks) ahead.template Ask<1>();
-    AddWords<kHeads, kVectors>(d, k + stride, q + kWord<T> * kStride, sum);
-    if constexpr (kAsks) ahead.template Ask<2>();
-    AddWords<kHeads, kVectors>(d, k + 2 * stride, q + 2 * kWord<T> * kStride, sum);
-    if constexpr (kAsks) ahead.template Ask<3>();
-    AddWords<kHeads, kVectors>(d, k + 3 * stride, q + 3 * kWord<T> * kStride, sum);
+    ahead.template Ask<kStep>();
+    AddWords<kHeads, kVectors>(d, k + stride, q + kQuery, sum);
+    ahead.template Ask<kStep>();
+    AddWords<kHeads, kVectors>(d, k + 2 * stride, q + 2 * kQuery, sum);
+    ahead.template Ask<kStep>();
+    AddWords<kHeads, kVectors>(d, k + 3 * stride, q + 3 * kQuery, sum);
   }
-  for (; i < words; ++i, k += stride, q += kWord<T> * kStride) AddWords<kHeads, kVectors>(d, k, q, sum);
+  for (; i < words; ++i, k += stride, q += kQuery) {
+    ahead.template Ask<kStep>();
+    AddWords<kHeads, kVectors>(d, k, q, sum);
+  }
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
-      hn::StoreU(hn::Mul(sum[h][v], hn::Set(d, scale)), d, scores + h * score_stride + slot + v * kLanes);
+      auto total = sum[0][h][v];
+      if constexpr (kSums == 2) total = hn::Add(total, sum[1][h][v]);
+      hn::StoreU(hn::Mul(total, hn::Set(d, scale)), d, scores + h * score_stride + slot + v * kLanes);
     }
   }
 }
 
 template <int kHeads, typename T>
-HWY_NOINLINE void ScorePage(const T* k, const Ahead& next, int page_size, int k_dim, const float* q, float scale,
+HWY_NOINLINE void ScorePage(const T* k, const void* next, int page_size, int k_dim, const float* q, float scale,
                             float* scores, int64_t score_stride) {
   const FullF d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
-  AheadWalk ahead(next);
+  AheadWalk ahead{static_cast<const char*>(next)};
   int slot = 0;
   for (; slot + 2 * kLanes <= page_size; slot += 2 * kLanes) {
     ScoreSlots<kHeads, 2, kHeads>(d, k, ahead, page_size, k_dim, slot, q, scale, scores, score_stride);
@@ -142,58 +139,68 @@ HWY_NOINLINE void ScorePage(const T* k, const Ahead& next, int page_size, int k_
   }
 }
 
-// acc[h][channel …] += Σ over the page's slots of weight · v, kVectors vectors of channels. v: the page's
-// [slots / w][v_dim][w]. weights: [slots / w][kStride heads][w], from the first of the kHeads heads. kCareful: slots of
-// weight 0 are left out even if V holds an inf or a NaN there (slots past the length, masked slots).
+// acc[h][channel …] += Σ over the pages' slots of weight · v, kVectors vectors of channels. v: [count] pages'
+// [slots / w][v_dim][w]; ahead: [count] blocks to ask for meanwhile. weights: [count][slots / w][kStride heads][w], from the
+// first of the kHeads heads. kCareful: slots of weight 0 are left out even if V holds an inf or a NaN there (slots past
+// the length, masked slots).
 template <bool kCareful, int kHeads, int kVectors, int kStride, typename T, class D>
-HWY_INLINE void AccumulateChannels(D d, const T* HWY_RESTRICT v, AheadWalk& ahead, int page_size, int v_dim,
-                                   int channel, const float* HWY_RESTRICT weights, float* HWY_RESTRICT acc) {
+HWY_INLINE void AccumulateChannels(D d, const T* const* pages, const T* const* ahead, int count, int page_size,
+                                   int v_dim, int channel, const float* HWY_RESTRICT weights,
+                                   float* HWY_RESTRICT acc) {
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(D()));
-  VecF<D> sum[kHeads][kVectors];
+  constexpr int kStep = 4 * kVectors * kLanes;  // bytes
+  VecF<D> sum[1][kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
-    for (int i = 0; i < kVectors; ++i) sum[h][i] = hn::LoadU(d, acc + int64_t{h} * v_dim + channel + i * kLanes);
+    for (int i = 0; i < kVectors; ++i) sum[0][h][i] = hn::LoadU(d, acc + int64_t{h} * v_dim + channel + i * kLanes);
   }
-  v += int64_t{channel} * kWord<T>;
   const int64_t stride = int64_t{v_dim} * kWord<T>;
   constexpr int kWeights = kWord<T> * kStride;
   const int words = (page_size + kWord<T> - 1) / kWord<T>;
-  constexpr bool kAsks = kVectors == 2;
-  int i = 0;
-  for (; i + 4 <= words; i += 4, v += 4 * stride, weights += 4 * kWeights) {
-    if constexpr (kAsks) ahead.template Ask<0>();
-    AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
-    if constexpr (kAsks) ahead.template Ask<1>();
-    AddWords<kHeads, kVectors, kCareful>(d, v + stride, weights + kWeights, sum);
-    if constexpr (kAsks) ahead.template Ask<2>();
-    AddWords<kHeads, kVectors, kCareful>(d, v + 2 * stride, weights + 2 * kWeights, sum);
-    if constexpr (kAsks) ahead.template Ask<3>();
-    AddWords<kHeads, kVectors, kCareful>(d, v + 3 * stride, weights + 3 * kWeights, sum);
-  }
-  for (; i < words; ++i, v += stride, weights += kWeights) {
-    AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
+  for (int page = 0; page < count; ++page) {
+    const T* HWY_RESTRICT v = pages[page] + int64_t{channel} * kWord<T>;
+    AheadWalk walk{reinterpret_cast<const char*>(ahead[page]) + int64_t{channel} * 4 * words};
+    int i = 0;
+    for (; i + 4 <= words; i += 4, v += 4 * stride, weights += 4 * kWeights) {
+      walk.template Ask<kStep>();
+      AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
+      walk.template Ask<kStep>();
+      AddWords<kHeads, kVectors, kCareful>(d, v + stride, weights + kWeights, sum);
+      walk.template Ask<kStep>();
+      AddWords<kHeads, kVectors, kCareful>(d, v + 2 * stride, weights + 2 * kWeights, sum);
+      walk.template Ask<kStep>();
+      AddWords<kHeads, kVectors, kCareful>(d, v + 3 * stride, weights + 3 * kWeights, sum);
+    }
+    for (; i < words; ++i, v += stride, weights += kWeights) {
+      walk.template Ask<kStep>();
+      AddWords<kHeads, kVectors, kCareful>(d, v, weights, sum);
+    }
   }
   for (int h = 0; h < kHeads; ++h) {
-    for (int i = 0; i < kVectors; ++i) hn::StoreU(sum[h][i], d, acc + int64_t{h} * v_dim + channel + i * kLanes);
+    for (int i = 0; i < kVectors; ++i) hn::StoreU(sum[0][h][i], d, acc + int64_t{h} * v_dim + channel + i * kLanes);
   }
 }
 
 template <bool kCareful, int kHeads, typename T>
-HWY_NOINLINE void AccumulatePage(const T* v, const Ahead& next, int page_size, int v_dim, const float* weights,
-                                 float* acc) {
+HWY_NOINLINE void AccumulatePages(const T* const* v, const T* const* ahead, int count, int page_size, int v_dim,
+                                  const float* weights, float* acc) {
   const FullF d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(FullF()));
-  AheadWalk ahead(next);
   int c = 0;
+  if constexpr (kManyRegisters) {  // a weight is broadcast once for twice as many channels
+    for (; c + 4 * kLanes <= v_dim; c += 4 * kLanes) {
+      AccumulateChannels<kCareful, kHeads, 4, kHeads>(d, v, ahead, count, page_size, v_dim, c, weights, acc);
+    }
+  }
   for (; c + 2 * kLanes <= v_dim; c += 2 * kLanes) {
-    AccumulateChannels<kCareful, kHeads, 2, kHeads>(d, v, ahead, page_size, v_dim, c, weights, acc);
+    AccumulateChannels<kCareful, kHeads, 2, kHeads>(d, v, ahead, count, page_size, v_dim, c, weights, acc);
   }
   for (; c + kLanes <= v_dim; c += kLanes) {
-    AccumulateChannels<kCareful, kHeads, 1, kHeads>(d, v, ahead, page_size, v_dim, c, weights, acc);
+    AccumulateChannels<kCareful, kHeads, 1, kHeads>(d, v, ahead, count, page_size, v_dim, c, weights, acc);
   }
   for (; c < v_dim; ++c) {
     for (int h = 0; h < kHeads; ++h) {
-      AccumulateChannels<kCareful, 1, 1, kHeads>(OneLane(), v, ahead, page_size, v_dim, c, weights + h * kWord<T>,
-                                                 acc + int64_t{h} * v_dim);
+      AccumulateChannels<kCareful, 1, 1, kHeads>(OneLane(), v, ahead, count, page_size, v_dim, c,
+                                                 weights + h * kWord<T>, acc + int64_t{h} * v_dim);
     }
   }
 }
@@ -235,7 +242,7 @@ HWY_INLINE void ForHeadBlocks(int heads, const F& f) {
 template <typename T>
 struct ScoreBlocks {
   const T* k;
-  const Ahead& ahead;
+  const void* ahead;
   int page_size, k_dim;
   const float* q;
   float scale;
@@ -263,17 +270,17 @@ struct InterleaveBlocks {
 
 template <bool kCareful, typename T>
 struct AccumulateBlocks {
-  const T* v;
-  const Ahead& ahead;
-  int page_size, v_dim;
+  const T* const* v;
+  const T* const* ahead;
+  int count, page_size, v_dim;
   const float* weights;  // of the chunk: block h … h + n of heads at h * stride
   int64_t stride;
-  int first_slot;  // of the page, in the chunk
+  int first_slot;  // of the first page, in the chunk
   float* acc;
   template <int kHeads>
   HWY_INLINE void Run(int h) const {
-    AccumulatePage<kCareful, kHeads>(v, ahead, page_size, v_dim, weights + h * stride + int64_t{first_slot} * kHeads,
-                                     acc + int64_t{h} * v_dim);
+    AccumulatePages<kCareful, kHeads>(v, ahead, count, page_size, v_dim,
+                                      weights + h * stride + int64_t{first_slot} * kHeads, acc + int64_t{h} * v_dim);
   }
 };
 

@@ -23,7 +23,9 @@ using OneLane = hn::CappedTag<float, 1>;
 template <class D>
 using VecF = hn::Vec<D>;
 
-HWY_INLINE void Prefetch(const void* p) { __builtin_prefetch(p); }
+// Asks for a line that is read a few thousand bytes later: into the second-level cache (prefetcht1), for the first
+// level's buffers for lines under way are few, and full long before the memory is.
+HWY_INLINE void Prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // Lanes(d) 32-bit words at p hold two elements each (one for float): the element at the lower address to lo.
 template <class D>

@@ -37,9 +37,9 @@ HWY_INLINE void ScoreSlots(D d, const SparqScoreParams& p, const float* q, const
                            float (*HWY_RESTRICT scores)[kStripe], int at) {
   constexpr int kWord = decode::kWord<T>;
   constexpr int kStep = static_cast<int>(hn::MaxLanes(D()));
-  VecF<D> sum[kHeads][kRun];
+  VecF<D> sum[1][kHeads][kRun];
   for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kRun; ++v) sum[h][v] = hn::Zero(d);
+    for (int v = 0; v < kRun; ++v) sum[0][h][v] = hn::Zero(d);
   }
   for (int i = 0; i < p.num_words; ++i) {
     const int64_t offset = (int64_t{p.words[i]} * p.page_size + slot) * kWord;
@@ -47,7 +47,7 @@ HWY_INLINE void ScoreSlots(D d, const SparqScoreParams& p, const float* q, const
     decode::AddWords<kHeads, kRun>(d, page + offset, q + int64_t{i} * p.heads * kWord, sum);
   }
   for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kRun; ++v) hn::StoreU(sum[h][v], d, scores[h] + at + v * kStep);
+    for (int v = 0; v < kRun; ++v) hn::StoreU(sum[0][h][v], d, scores[h] + at + v * kStep);
   }
 }
 
