@@ -67,10 +67,11 @@ HWY_INLINE void FinishMean(GroupReduce reduce, int heads, float* out) {
   for (int i = 0; i < kPagesPerGroup; ++i) out[i] *= share;
 }
 
-// The scores of p.groups metadata groups, NaN where one isn't there: score(constant of 4, 3, 2 or 1, first head, group,
-// next group to prefetch, out [16]) for each block of heads, then the mean.
+// Calls f(group, a group further on to prefetch, its 16 scores) for each of p.groups metadata groups; the scores of those
+// that aren't there become NaN.
 template <typename T, class Params, class F>
-HWY_INLINE void ScoreMetaGroups(const Params& p, F&& score) {
+HWY_INLINE void ForMetaGroups(const Params& p, F&& f) {
+  constexpr int kAhead = 2;
   const auto* base = static_cast<const T*>(p.meta);
   for (int g = 0; g < p.groups; ++g) {
     float* out = p.scores + int64_t{g} * kPagesPerGroup;
@@ -79,10 +80,19 @@ HWY_INLINE void ScoreMetaGroups(const Params& p, F&& score) {
       continue;
     }
     const T* group = base + p.group_ids[g] * p.group_stride;
-    const T* next = g + 1 < p.groups && p.group_ids[g + 1] >= 0 ? base + p.group_ids[g + 1] * p.group_stride : group;
+    const int ahead = g + kAhead;
+    f(group, ahead < p.groups && p.group_ids[ahead] >= 0 ? base + p.group_ids[ahead] * p.group_stride : group, out);
+  }
+}
+
+// The scores of p.groups metadata groups: score(constant of 4, 3, 2 or 1, first head, group, group to prefetch, out [16])
+// for each block of heads, then the mean.
+template <typename T, class Params, class F>
+HWY_INLINE void ScoreMetaGroups(const Params& p, F&& score) {
+  ForMetaGroups<T>(p, [&](const T* group, const T* next, float* out) {
     ForHeadsByFour(p.heads, [&](auto heads, int h) { score(heads, h, group, next, out); });
     FinishMean(p.reduce, p.heads, out);
-  }
+  });
 }
 
 }  // namespace HWY_NAMESPACE

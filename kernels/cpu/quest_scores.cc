@@ -18,47 +18,66 @@ namespace quire {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Combines the scores of kHeads heads of one group of 16 pages into out, after what earlier heads left there.
+constexpr int kChannels = 256;  // whose queries are split at a time
+
+// q [heads][dim] of kHeads heads, channels [begin, end), to split [channel − begin][head][2]: q⁺, q⁻.
+template <int kHeads>
+HWY_INLINE void SplitQueries(const float* HWY_RESTRICT q, int dim, int begin, int end, float* HWY_RESTRICT split) {
+  for (int c = begin; c < end; ++c) {
+    for (int h = 0; h < kHeads; ++h, split += 2) {
+      const float x = q[int64_t{h} * dim + c];
+      const bool negative = x < 0;  // a NaN goes on as q⁺: what max makes of it differs by machine
+      split[0] = negative ? 0.0f : x;
+      split[1] = negative ? x : 0.0f;
+    }
+  }
+}
+
+// Combines the scores of kHeads heads, from `head` on, into those of all groups, after what earlier heads left there.
 template <int kHeads, typename T>
-HWY_INLINE void ScoreGroup(const QuestScoreParams& p, const float* q, const T* group, const T* next, bool first,
-                           float* HWY_RESTRICT out) {
+HWY_INLINE void ScoreGroups(const QuestScoreParams& p, int head) {
   const Pages d;
   constexpr int kLanes = static_cast<int>(hn::MaxLanes(Pages()));
   constexpr int kVectors = kPagesPerGroup / kLanes;
   const int dim = p.k_dim;
-  VecF<Pages> sum[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
-  }
-  const T* min = group;
-  const T* max = group + int64_t{dim} * kPagesPerGroup;
   const int64_t max_offset = int64_t{dim} * kPagesPerGroup;
-  for (int c = 0; c < dim; ++c) {
-    Prefetch(next + int64_t{c} * kPagesPerGroup);
-    Prefetch(next + max_offset + int64_t{c} * kPagesPerGroup);
-    VecF<Pages> lo[kVectors], hi[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      lo[v] = LoadElements(d, min + int64_t{c} * kPagesPerGroup + v * kLanes);
-      hi[v] = LoadElements(d, max + int64_t{c} * kPagesPerGroup + v * kLanes);
-    }
+  const float* q = p.q + int64_t{head} * dim;
+  HWY_ALIGN float split[kChannels * kHeads * 2];
+  if (dim <= kChannels) SplitQueries<kHeads>(q, dim, 0, dim, split);
+  ForMetaGroups<T>(p, [&](const T* group, const T* next, float* out) HWY_ATTR {
+    VecF<Pages> sum[kHeads][kVectors];
     for (int h = 0; h < kHeads; ++h) {
-      const auto qc = hn::Set(d, q[int64_t{h} * dim + c]);
-      const auto negative = hn::Lt(qc, hn::Zero(d));  // a NaN goes on as q⁺: what max makes of it differs by machine
-      const auto plus = hn::IfThenZeroElse(negative, qc);
-      const auto minus = hn::IfThenElseZero(negative, qc);
-      for (int v = 0; v < kVectors; ++v) {
-        sum[h][v] = hn::MulAdd(minus, lo[v], hn::MulAdd(plus, hi[v], sum[h][v]));
+      for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
+    }
+    for (int begin = 0; begin < dim; begin += kChannels) {
+      const int end = HWY_MIN(dim, begin + kChannels);
+      if (dim > kChannels) SplitQueries<kHeads>(q, dim, begin, end, split);
+      const float* factors = split;
+      for (int c = begin; c < end; ++c, factors += 2 * kHeads) {
+        const int64_t at = int64_t{c} * kPagesPerGroup;
+        Prefetch(next + at);
+        Prefetch(next + max_offset + at);
+        VecF<Pages> lo[kVectors], hi[kVectors];
+        for (int v = 0; v < kVectors; ++v) {
+          lo[v] = LoadElements(d, group + at + v * kLanes);
+          hi[v] = LoadElements(d, group + max_offset + at + v * kLanes);
+        }
+        for (int h = 0; h < kHeads; ++h) {
+          const auto plus = hn::Set(d, factors[2 * h]), minus = hn::Set(d, factors[2 * h + 1]);
+          for (int v = 0; v < kVectors; ++v) {
+            sum[h][v] = hn::MulAdd(minus, lo[v], hn::MulAdd(plus, hi[v], sum[h][v]));
+          }
+        }
       }
     }
-  }
-  CombineHeads<kHeads>(p.reduce, sum, first, out);
+    CombineHeads<kHeads>(p.reduce, sum, head == 0, out);
+  });
 }
 
 template <typename T>
 void Score(const QuestScoreParams& p) {
-  ScoreMetaGroups<T>(p, [&](auto heads, int h, const T* group, const T* next, float* out) {
-    ScoreGroup<decltype(heads)::value>(p, p.q + int64_t{h} * p.k_dim, group, next, h == 0, out);
-  });
+  ForHeadsByFour(p.heads, [&](auto heads, int h) { ScoreGroups<decltype(heads)::value, T>(p, h); });
+  for (int g = 0; g < p.groups; ++g) FinishMean(p.reduce, p.heads, p.scores + int64_t{g} * kPagesPerGroup);
 }
 
 void QuestScoresTarget(const QuestScoreParams& p) {
