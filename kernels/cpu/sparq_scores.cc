@@ -1,7 +1,7 @@
 // A word of K is the same few channels of one token, and a page has a word's tokens side by side: the chosen words are
 // runs of page_size · 4 bytes (a line each at page size 16), and a vector holds tokens. Runs are scattered over a page,
 // which the machine's own prefetching can't follow, so pages further on are asked for while this one is summed. What a
-// line costs that way is what bounds all this: on Zen 3 two to three times what it costs in a page that is read whole.
+// line costs that way is what bounds all this.
 #include "kernels/cpu/sparq_scores.h"
 
 #include <algorithm>
@@ -26,10 +26,12 @@ namespace {
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 constexpr int kBlock = 16;   // slots
 constexpr int kStripe = 64;  // slots whose scores are kept until their maximum is known
-constexpr int kAhead = 2;    // pages: what is asked for while a page is summed
+constexpr int64_t kAheadBytes = 4 << 10;  // of runs: between what is asked for and what is summed
 using Slots = hn::CappedTag<float, kBlock>;
 constexpr int kLanes = static_cast<int>(hn::MaxLanes(Slots()));
 constexpr int kVectors = kBlock / kLanes;
+// Blocks that are summed side by side where a page has them; a single vector's sums would wait for one another.
+constexpr int kSideBySide = kVectors == 1 ? 2 : 1;
 
 // scores[h][0 … kRun vectors) of the slots from `slot` on. q: from the first of the kHeads heads.
 template <int kHeads, int kRun, typename T, class D>
@@ -43,7 +45,7 @@ HWY_INLINE void ScoreSlots(D d, const SparqScoreParams& p, const float* q, const
   }
   for (int i = 0; i < p.num_words; ++i) {
     const int64_t offset = (int64_t{p.words[i]} * p.page_size + slot) * kWord;
-    Prefetch(ahead + offset);
+    for (int v = 0; v < kRun; v += kBlock / kStep) Prefetch(ahead + offset + int64_t{v} * kStep * kWord);
     decode::AddWords<kHeads, kRun>(d, page + offset, q + int64_t{i} * p.heads * kWord, sum);
   }
   for (int h = 0; h < kHeads; ++h) {
@@ -100,13 +102,15 @@ HWY_INLINE void ScorePage(const SparqScoreParams& p, const float* q, const T* pa
   for (int h = 0; h < kHeads; ++h) running[h] = kMinusInf, total[h] = 0;
   for (int begin = 0; begin < slots; begin += kStripe) {
     const int end = std::min(slots, begin + kStripe), blocks = (end - begin + kBlock - 1) / kBlock;
-    for (int slot = begin; slot < end; slot += kBlock) {
-      if (slot + kBlock <= p.page_size) {
-        ScoreSlots<kHeads, kVectors>(Slots(), p, q, page, ahead, slot, scores, slot - begin);
-      } else {
-        for (int i = slot; i < end; ++i) ScoreSlots<kHeads, 1>(OneLane(), p, q, page, ahead, i, scores, i - begin);
-      }
+    int slot = begin;
+    for (; slot + kSideBySide * kBlock <= std::min(p.page_size, begin + kStripe) && slot < end;
+         slot += kSideBySide * kBlock) {
+      ScoreSlots<kHeads, kSideBySide * kVectors>(Slots(), p, q, page, ahead, slot, scores, slot - begin);
     }
+    for (; slot + kBlock <= p.page_size && slot < end; slot += kBlock) {
+      ScoreSlots<kHeads, kVectors>(Slots(), p, q, page, ahead, slot, scores, slot - begin);
+    }
+    for (; slot < end; ++slot) ScoreSlots<kHeads, 1>(OneLane(), p, q, page, ahead, slot, scores, slot - begin);
     for (int h = 0; h < kHeads; ++h) {
       if (keep != nullptr) std::copy_n(scores[h], end - begin, keep + h * p.scores_stride + begin);
       if ((end - begin) % kBlock != 0) std::fill(scores[h] + end - begin, scores[h] + blocks * kBlock, kMinusInf);
@@ -122,6 +126,8 @@ HWY_INLINE void ScorePage(const SparqScoreParams& p, const float* q, const T* pa
 template <typename T>
 void Score(const SparqScoreParams& p) {
   const auto* base = static_cast<const T*>(p.k);
+  const int64_t page_bytes = std::max<int64_t>(1, int64_t{p.num_words} * p.page_size * 4);
+  const int further = static_cast<int>(std::max<int64_t>(1, kAheadBytes / page_bytes));  // pages
   for (int i = 0; i < p.pages; ++i) {
     if (p.page_ids[i] < 0 || p.num_words == 0) {
       for (int h = 0; h < p.heads; ++h) {
@@ -134,8 +140,8 @@ void Score(const SparqScoreParams& p) {
       continue;
     }
     const T* page = base + p.page_ids[i] * p.page_stride;
-    const T* ahead =
-        i + kAhead < p.pages && p.page_ids[i + kAhead] >= 0 ? base + p.page_ids[i + kAhead] * p.page_stride : page;
+    const int then = i + further;
+    const T* ahead = then < p.pages && p.page_ids[then] >= 0 ? base + p.page_ids[then] * p.page_stride : page;
     const int slots = i + 1 < p.pages ? p.page_size : p.last_slots;
     ForHeadsByFour(p.heads, [&](auto heads, int h) {
       float *max = p.max + h * p.head_stride + i, *sum = p.sum + h * p.head_stride + i;

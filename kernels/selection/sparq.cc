@@ -199,7 +199,9 @@ class SparqPolicy : public PagePolicy {
     const float* q = QueriesOf(p, row, head);
     std::fill_n(sizes, f.k_dim / f.word, 0.0f);
     for (int h = 0; h < p.q_heads / f.kv_heads; ++h, q += f.k_dim) {
-      for (int c = 0; c < f.k_dim; ++c) sizes[c / f.word] += std::abs(q[c]);
+      for (int i = 0; i < f.k_dim / f.word; ++i) {
+        for (int w = 0; w < f.word; ++w) sizes[i] += std::abs(q[i * f.word + w]);
+      }
     }
     return TopPages(sizes, f.k_dim / f.word, Words(f), 0, words);
   }
