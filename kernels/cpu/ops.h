@@ -34,5 +34,6 @@ void KvAppend(const Context& ctx, const KvAppendParams& params);
 void RunPageOps(const Context& ctx, const LayersOfPages& layers, std::span<const PageOp> ops,
                 std::span<const int32_t> listed);
 void TopCandidates(const Context& ctx, const TopCandidatesParams& params);
+void GatherLogits(const Context& ctx, const GatherLogitsParams& params);
 
 }  // namespace quire::cpu

@@ -149,10 +149,34 @@ void PickRow(const float* x, int64_t vocab, const float* maxima, int64_t blocks,
   }
 }
 
+// The rows that row_of names, edited and scaled, to p.work.
+void MakeRows(const Context& ctx, const TopCandidatesParams& p) {
+  CHECK(p.work != nullptr);
+  ctx.pool->ParallelFor(p.rows, [&](int64_t i, int) {
+    const CandidateRow& row = p.row_of[i];
+    float* out = p.work + i * p.vocab;
+    std::copy_n(p.logits + row.row * p.stride, p.vocab, out);
+    for (int32_t e = row.edits_begin; e < row.edits_end; ++e) {
+      float& logit = out[p.edits[e].id - p.vocab_begin];
+      logit = Edited(logit, p.edits[e]);
+    }
+    if (row.scale == 1.0f) return;
+    for (int64_t j = 0; j < p.vocab; ++j) out[j] *= row.scale;
+  });
+}
+
 }  // namespace
 
 void TopCandidates(const Context& ctx, const TopCandidatesParams& p) {
   if (p.rows <= 0) return;
+  if (p.row_of != nullptr) {
+    MakeRows(ctx, p);
+    TopCandidatesParams made = p;
+    made.logits = p.work;
+    made.stride = p.vocab;
+    made.row_of = nullptr;
+    return cpu::TopCandidates(ctx, made);
+  }
   CHECK_GE(p.k, 1);
   CHECK_LE(p.k, p.vocab);
   CHECK_GE(p.stride, p.vocab);
@@ -176,6 +200,14 @@ void TopCandidates(const Context& ctx, const TopCandidatesParams& p) {
     PickRow(p.logits + row * p.stride, p.vocab, maxima + row * blocks, blocks, p.k, p.vocab_begin, p.ids + row * p.k,
             p.values + row * p.k);
   });
+}
+
+void GatherLogits(const Context&, const GatherLogitsParams& p) {
+  for (int64_t i = 0; i < p.rows * p.k; ++i) {
+    const int64_t column = int64_t{p.ids[i]} - p.vocab_begin;
+    const bool own = column >= 0 && column < p.vocab;
+    p.out[i] = own ? p.logits[p.row_of[i / p.k].row * p.stride + column] : 0.0f;
+  }
 }
 
 }  // namespace cpu

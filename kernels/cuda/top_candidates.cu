@@ -1,5 +1,5 @@
-// First launch: a block a (chunk, row) turns its logits into ordered keys in shared memory, adds up exp relative to the chunk's
-// maximum, finds the k-th key by radix search and writes the chosen keys in order of their ids. Second launch: a block a row
+// First launch: a block a (chunk, row) scales its logits and turns them into ordered keys in shared memory, does again those that
+// the row's edits change, adds up exp relative to the chunk's maximum, finds the k-th key by radix search and writes the chosen keys in order of their ids. Second launch: a block a row
 // does the same over the chunks' choices, which ascend in id, so that a tie again goes to the lower id; then each of the k
 // finds its place by counting who goes before it, and the chunks' sums meet in order.
 #include "kernels/cuda/top_candidates.h"
@@ -28,6 +28,14 @@ struct BothParams {
   Workspace w;
 };
 
+// Bits as on the host: as an fma with 0 the product can't be fused with the difference behind it, which would round otherwise.
+QUIRE_DEVICE float EditedOnDevice(float x, const LogitEdit& e) {
+  constexpr float kMinusInf = -__builtin_huge_valf();
+  x = e.bias == kMinusInf ? kMinusInf : x + e.bias;
+  x = x > 0.0f ? x / e.repetition : simt::Fma(x, e.repetition, 0.0f);
+  return x - e.subtract;
+}
+
 template <typename T>
 struct ChunkKernel {
   using Params = BothParams;
@@ -47,13 +55,24 @@ struct ChunkKernel {
     auto* keys = reinterpret_cast<uint32_t*>(simt::SharedBytes() + offsetof(Layout, keys));
     const int64_t row = simt::BlockY(), begin = int64_t{simt::BlockX()} * params.c.chunk;
     const int n = static_cast<int>(p.vocab - begin < params.c.chunk ? p.vocab - begin : params.c.chunk);
-    const T* logits = static_cast<const T*>(p.logits) + row * p.stride + begin;
-    uint32_t best = 0;
+    CandidateRow which{static_cast<int32_t>(row), 1.0f, 0, 0};
+    if (p.row_of != nullptr) which = simt::LoadReadOnly<CandidateRow>(p.row_of + row);
+    const T* logits = static_cast<const T*>(p.logits) + which.row * p.stride + begin;
     for (int i = simt::ThreadIndex(); i < n; i += simt::BlockThreads()) {
-      const uint32_t key = OrderedKey(simt::ToFloat(logits[i]));
-      keys[i] = key;
-      best = key > best ? key : best;
+      keys[i] = OrderedKey(simt::ToFloat(logits[i]) * which.scale);
     }
+    if (which.edits_begin < which.edits_end) {  // the whole block, or none of it
+      simt::SyncThreads();
+      for (int e = which.edits_begin + simt::ThreadIndex(); e < which.edits_end; e += simt::BlockThreads()) {
+        const auto edit = simt::LoadReadOnly<LogitEdit>(p.edits + e);
+        const int64_t i = int64_t{edit.id} - p.vocab_begin - begin;
+        if (i < 0 || i >= n) continue;
+        keys[i] = OrderedKey(EditedOnDevice(simt::ToFloat(logits[i]), edit) * which.scale);
+      }
+      simt::SyncThreads();
+    }
+    uint32_t best = 0;
+    for (int i = simt::ThreadIndex(); i < n; i += simt::BlockThreads()) best = keys[i] > best ? keys[i] : best;
     best = simt::ReduceMax(simt::kFullMask, best);
     if (simt::Lane() == 0) s.select.histogram[0][simt::Warp()] = best;
     simt::SyncThreads();
@@ -155,6 +174,24 @@ struct MergeKernel {
   }
 };
 
+// A thread a logit.
+template <typename T>
+struct GatherKernel {
+  using Params = GatherLogitsParams;
+  static constexpr const char* kName = "gather_logits";
+  static constexpr int kMaxThreads = kThreads;
+  static constexpr int kMinBlocks = 1;
+
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t i = int64_t{simt::BlockX()} * simt::BlockThreads() + simt::ThreadIndex();
+    if (i >= p.rows * p.k) return;
+    const int64_t column = int64_t{p.ids[i]} - p.vocab_begin;
+    const bool own = column >= 0 && column < p.vocab;
+    const T* logits = static_cast<const T*>(p.logits);
+    p.out[i] = own ? simt::ToFloat(logits[p.row_of[i / p.k].row * p.stride + column]) : 0.0f;
+  }
+};
+
 }  // namespace
 
 TopCandidatesConfig TopCandidatesConfig::For(int64_t rows, int64_t vocab, int k) {
@@ -202,6 +239,13 @@ Status TopCandidates(Stream stream, DType dtype, const TopCandidatesParams& p) {
   shape.grid_y = 1;
   shape.shared_bytes = params.c.merge_shared_bytes;
   return simt::Launch<MergeKernel>(shape, stream, params);
+}
+
+Status GatherLogits(Stream stream, DType dtype, const GatherLogitsParams& p) {
+  simt::LaunchShape shape;
+  shape.grid_x = (p.rows * p.k + kThreads - 1) / kThreads;
+  shape.threads = kThreads;
+  return VisitFloatDType(dtype, [&](auto t) { return simt::Launch<GatherKernel<decltype(t)>>(shape, stream, p); });
 }
 
 }  // namespace quire::cuda

@@ -1,4 +1,5 @@
-// Top logits of each row with the row's log-sum-exp, on the GPU: kernels/top_candidates.h. Pointers are device memory.
+// Top logits of each row with the row's log-sum-exp, and single logits, on the GPU: kernels/top_candidates.h. Pointers are device
+// memory.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include "core/base/device.h"
 #include "core/base/dtype.h"
 #include "core/base/status.h"
+#include "kernels/logit_edit.h"
 
 namespace quire::cuda {
 
@@ -21,6 +23,8 @@ struct TopCandidatesParams {
   float* values = nullptr;  // [rows][k]
   float* lse = nullptr;     // [rows] log Σ exp over the slice, NaN left out
   void* workspace = nullptr;  // TopCandidatesConfig::workspace_bytes, 16-byte aligned
+  const CandidateRow* row_of = nullptr;  // [rows], 16-byte aligned, nullable: edited and scaled rows instead of all rows as they are
+  const LogitEdit* edits = nullptr;      // 16-byte aligned
 };
 
 inline constexpr int kMaxCandidates = 1024;
@@ -37,7 +41,20 @@ struct TopCandidatesConfig {
   std::string ToString() const;
 };
 
-// Bytes: rows * vocab * element size.
+// Bytes: rows * vocab * element size. A row's edits are looked through by each of its chunks.
 Status TopCandidates(Stream stream, DType dtype, const TopCandidatesParams& params);
+
+struct GatherLogitsParams {
+  const void* logits = nullptr;  // of dtype, row stride `stride`
+  int64_t stride = 0;
+  int64_t rows = 0;
+  int64_t vocab = 0;
+  int32_t vocab_begin = 0;
+  int k = 1;
+  const CandidateRow* row_of = nullptr;  // [rows] of which `row` counts
+  const int32_t* ids = nullptr;          // [rows][k]
+  float* out = nullptr;                  // [rows][k]; 0 for an id outside the slice
+};
+Status GatherLogits(Stream stream, DType dtype, const GatherLogitsParams& params);
 
 }  // namespace quire::cuda

@@ -48,5 +48,6 @@ Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*,
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
 TopCandidatesConfig TopCandidatesConfig::For(int64_t, int64_t, int) { return {}; }
 Status TopCandidates(Stream, DType, const TopCandidatesParams&) { return Absent(); }
+Status GatherLogits(Stream, DType, const GatherLogitsParams&) { return Absent(); }
 
 }  // namespace quire::cuda

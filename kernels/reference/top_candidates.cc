@@ -11,7 +11,22 @@ namespace quire::reference {
 void TopCandidates(const TopCandidatesParams& p) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (int64_t r = 0; r < p.rows; ++r) {
-    const float* x = p.logits + r * p.stride;
+    const CandidateRow which = p.row_of != nullptr ? p.row_of[r] : CandidateRow{static_cast<int32_t>(r), 1, 0, 0};
+    const float* logits = p.logits + which.row * p.stride;
+    std::vector<float> x(logits, logits + p.vocab);
+    for (int32_t e = which.edits_begin; e < which.edits_end; ++e) {
+      const LogitEdit& edit = p.edits[e];
+      float& y = x[static_cast<size_t>(edit.id - p.vocab_begin)];
+      y += edit.bias;
+      if (y > 0) {
+        y /= edit.repetition;
+      } else {
+        y *= edit.repetition;
+      }
+      y -= edit.subtract;
+      if (edit.bias == -kInf) y = -kInf;
+    }
+    for (float& y : x) y *= which.scale;
     std::vector<int32_t> order(static_cast<size_t>(p.vocab));
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {

@@ -115,6 +115,52 @@ TEST(TopCandidates, InfinitiesAndLargeLogits) {
   ExpectEqualsReference(large, 1, 5000, 8);
 }
 
+// Rows named twice and out of order, scaled, and edited in every way, against the reference and against a row made by hand.
+TEST(TopCandidates, EditedAndScaledRowsAreThoseThatWereEditedAndScaledBefore) {
+  ThreadPool pool(2);
+  Context ctx;
+  ctx.pool = &pool;
+  constexpr int64_t kVocab = 9001;
+  std::vector<float> logits = RandomFloats(2 * kVocab, 10, 4.0f);
+  logits[kVocab + 77] = kNan;
+  const std::vector<LogitEdit> edits = {{1000 + 5, 30, 1, 0},     {1000 + 8999, 0, 1.7f, 0.3f}, {1000 + 4096, -kInf, 1, 0},
+                                        {1000 + 77, -kInf, 2, 1}, {1000 + 9000, 40, 1.3f, -2},  {1000, 1, 1, 29}};
+  const std::vector<CandidateRow> rows = {{1, 1.25f, 0, 4}, {0, 1, 4, 6}, {1, 0.5f, 2, 2}, {1, 1, 0, 6}};
+  std::vector<float> work(rows.size() * kVocab, kNan);
+  for (const int k : {1, 64, 9001}) {
+    const auto edited = [&](auto p) {
+      p.rows = static_cast<int64_t>(rows.size());
+      p.stride = kVocab;
+      p.row_of = rows.data();
+      p.edits = edits.data();
+      p.work = work.data();
+      return p;
+    };
+    std::vector<float> room = logits;  // as many rows as are wanted
+    room.resize(rows.size() * kVocab);
+    const auto count = static_cast<int64_t>(rows.size());
+    const Top got = Collect(room, count, kVocab, k, [&](const auto& p) { TopCandidates(ctx, edited(p)); }, 1000);
+    const Top want = Collect(room, count, kVocab, k, [&](const auto& p) { reference::TopCandidates(edited(p)); }, 1000);
+    EXPECT_EQ(got.ids, want.ids) << k;
+    EXPECT_EQ(got.values, want.values) << k;
+    for (size_t r = 0; r < rows.size(); ++r) EXPECT_NEAR(got.lse[r], want.lse[r], 4e-7 * (1 + std::abs(want.lse[r])));
+    EXPECT_EQ(got.ids[static_cast<size_t>(k)], 1000 + 9000);  // the second row's, lifted by 42
+    EXPECT_EQ(got.values[0], (logits[kVocab + 5] + 30) * 1.25f);
+  }
+}
+
+TEST(GatherLogits, AreTheRowsOwnAndZeroOutsideTheSlice) {
+  ThreadPool pool(1);
+  Context ctx;
+  ctx.pool = &pool;
+  const std::vector<float> logits = {1, 2, 3, 4, 5, 6};
+  const std::vector<CandidateRow> rows = {{1, 9, 0, 0}, {0, 1, 0, 0}};
+  const std::vector<int32_t> ids = {10, 12, 9, 13, 11, 10};
+  std::vector<float> out(6, kNan);
+  GatherLogits(ctx, {logits.data(), 3, 2, 3, 10, 3, rows.data(), ids.data(), out.data()});
+  EXPECT_EQ(out, (std::vector<float>{4, 6, 0, 0, 2, 1}));
+}
+
 TEST(TopCandidates, BitsDoNotDependOnThreadsOrOtherRows) {
   const int64_t rows = 5, vocab = 20001;
   const std::vector<float> logits = RandomFloats(rows * vocab, 9);

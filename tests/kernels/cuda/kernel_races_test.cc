@@ -111,6 +111,23 @@ TEST_F(KernelRaces, TopCandidates) {
   EXPECT_EQ(values[0], *std::max_element(logits.begin(), logits.end()));
 }
 
+// Edits that other threads' keys are written before.
+TEST_F(KernelRaces, TopCandidatesOfAnEditedRow) {
+  const std::vector<float> logits = SeededFloats(300, 1);
+  std::vector<LogitEdit> edits;
+  for (int32_t id = 0; id < 300; id += 3) edits.push_back({299 - id, 100.0f - static_cast<float>(id)});
+  const CandidateRow row{0, 2, 0, static_cast<int32_t>(edits.size())};
+  std::vector<int32_t> ids(5);
+  std::vector<float> values(5), lse(1);
+  std::vector<std::byte> workspace(cuda::TopCandidatesConfig::For(1, 300, 5).workspace_bytes);
+  ASSERT_TRUE(cuda::TopCandidates(Stream{}, DType::kF32,
+                                  {logits.data(), 300, 1, 300, 0, 5, ids.data(), values.data(), lse.data(), workspace.data(), &row,
+                                   edits.data()})
+                  .ok());
+  EXPECT_EQ(ids[0], 299);
+  EXPECT_EQ(values[0], (logits[299] + 100) * 2);
+}
+
 // Two chunks and their merge.
 void DecodeAttention(int group) {
   PagedLayer layer(DType::kBF16, 16, 1, 64, 64, {150}, false);
