@@ -220,7 +220,7 @@ size_t SessionScratch(const Context& ctx, const EnginePlan& plan, const ModelCon
 // What Executor and Decoder make before the first step.
 size_t StepScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig& config) {
   const PlanLimits& limits = plan.executor.limits;
-  return SessionScratch(ctx, plan, config) + Executor::OwnScratchBytes(limits, plan.shard.vocab.size()) +
+  return SessionScratch(ctx, plan, config) + Executor::OwnScratchBytes(ctx, limits, plan.shard.vocab.size()) +
          DecoderScratchBytes(config, plan.shard,
                              {.max_rows = limits.max_rows,
                               .max_logit_rows = limits.max_logit_rows,

@@ -21,13 +21,13 @@ Executor::Executor(const Context& ctx, PageStorage storage, AttentionHistory his
       sampler_(std::move(sampler)),
       policies_(policies) {}
 
-size_t Executor::OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab) {
+size_t Executor::OwnScratchBytes(const Context& ctx, const PlanLimits& limits, int64_t local_vocab) {
   return static_cast<size_t>(limits.max_logit_rows) * static_cast<size_t>(local_vocab) * sizeof(float) +
-         Sampler::ScratchBytes(local_vocab, limits.max_logit_rows, limits.slots);
+         Sampler::ScratchBytes(ctx, local_vocab, limits.max_logit_rows, limits.slots);
 }
 
 size_t Executor::scratch_bytes() const {
-  return OwnScratchBytes(options_.limits, local_vocab_) + decoder_.scratch_bytes();
+  return OwnScratchBytes(ctx_, options_.limits, local_vocab_) + decoder_.scratch_bytes();
 }
 
 Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const ModelConfig& config,

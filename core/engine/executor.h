@@ -52,7 +52,7 @@ class Executor {
   size_t history_bytes() const { return history_.bytes() + slot_maps_.bytes(); }
   size_t scratch_bytes() const;
   // What is made before the first step, beside the decoder's own.
-  static size_t OwnScratchBytes(const PlanLimits& limits, int64_t local_vocab);
+  static size_t OwnScratchBytes(const Context& ctx, const PlanLimits& limits, int64_t local_vocab);
   void set_observer(SelectionObserver* observer) { decoder_.set_observer(observer); }
 
  private:

@@ -10,13 +10,11 @@
 
 #include "core/base/check.h"
 #include "core/engine/philox.h"
-#include "kernels/top_candidates.h"
 
 namespace quire {
 namespace {
 
-// Candidates asked for at first, and how many more when they don't settle a draw.
-constexpr int kFirstCandidates = 64;
+// How many times more candidates are asked for when they don't settle a draw.
 constexpr int kMoreCandidates = 16;
 // What stands where a slice has fewer tokens than asked for: behind every token there is.
 constexpr int32_t kNoToken = std::numeric_limits<int32_t>::max();
@@ -41,64 +39,62 @@ float Combine(std::span<const float> lse) {
 
 }  // namespace
 
-size_t Sampler::ScratchBytes(int64_t local_vocab, int max_rows, int max_jobs) {
-  return static_cast<size_t>(max_jobs) * static_cast<size_t>(local_vocab) * sizeof(float) +
-         static_cast<size_t>(max_rows + max_jobs) * kFirstCandidates * 8;
-}
-
 Result<Sampler> Sampler::Create(const Context& ctx, SamplerOptions options) {
-  Sampler sampler;
-  sampler.ctx_ = sampler.host_ctx_ = ctx;
-  sampler.host_ctx_.device = {};
-  sampler.host_ctx_.stream = {};
-  sampler.host_ctx_.session = nullptr;
   if (options.slices.empty()) options.slices = {Range{0, options.vocab}};
+  int rank = 0;
   if (options.comm != nullptr) {
     CHECK_EQ(options.comm->size(), static_cast<int>(options.slices.size()));
-    sampler.rank_ = options.comm->rank();
+    rank = options.comm->rank();
   }
   CHECK_EQ(options.slices.back().end, options.vocab);
+  ASSIGN_OR_RETURN(LocalCandidates local, LocalCandidates::Create(ctx, options.slices[static_cast<size_t>(rank)],
+                                                                  options.max_rows, options.max_jobs));
+  Sampler sampler(std::move(local));
+  sampler.on_gpu_ = ctx.device.kind != DeviceKind::kCpu;
+  sampler.rank_ = rank;
   for (const Range& slice : options.slices) sampler.widest_ = std::max(sampler.widest_, slice.size());
   sampler.options_ = std::move(options);
   sampler.read_.resize(sampler.options_.slices.size());
-  ASSIGN_OR_RETURN(sampler.work_, Buffer::Create(static_cast<size_t>(sampler.options_.max_jobs) *
-                                                 static_cast<size_t>(sampler.mine().size()) * sizeof(float)));
   return sampler;
 }
 
-Sampler::Plan Sampler::Decide(std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs) const {
+void Sampler::Decide(int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs) {
   const int all = Clamp(options_.vocab);
-  Plan plan;
-  plan.raw_wanted = !score_jobs.empty();
-  plan.work_of.assign(jobs.size(), -1);
+  CandidateWants& w = wants_;
+  w.Clear();
+  work_of_.assign(jobs.size(), -1);
+  bool raw = !score_jobs.empty();
   for (size_t i = 0; i < jobs.size(); ++i) {
     const SampleJob& job = jobs[i];
-    const bool plain = job.forced >= 0 || (job.params->greedy() && !job.params->edits(job.output_tokens));
-    if (!plain) {
-      plan.work_of[i] = plan.works++;
-      plan.work_raw |= job.params->logprobs >= 0;
-      if (!job.params->greedy()) plan.work_k = std::min(kFirstCandidates, all);
+    const SamplerParams& p = *job.params;
+    raw |= p.logprobs >= 0;
+    w.k = std::max(w.k, std::min(p.logprobs, all));
+    if (job.forced >= 0) {
+      w.known_rows.push_back({.row = job.logit_row});
+      w.known_ids.push_back(job.forced);
     }
-    plan.raw_wanted |= plain || job.params->logprobs >= 0;
-    plan.raw_k = std::max(plan.raw_k, std::min(job.params->logprobs, all));
+    const bool edits = p.edits(job.output_tokens);
+    if (job.forced >= 0 || (p.greedy() && !edits)) {
+      raw = true;
+      continue;
+    }
+    work_of_[i] = static_cast<int>(w.works.size());
+    CandidateRow work{.row = job.logit_row, .edits_begin = static_cast<int32_t>(w.edits.size())};
+    if (edits) AppendEdits(p, *job.history, job.output_tokens, mine(), &w.edits);
+    work.edits_end = static_cast<int32_t>(w.edits.size());
+    if (!p.greedy()) {
+      work.scale = 1.0f / p.temperature;
+      w.work_k = std::min(kFirstCandidates, all);
+    }
+    w.work_raw |= p.logprobs >= 0;
+    w.works.push_back(work);
   }
-  for (const ScoreJob& job : score_jobs) plan.raw_k = std::max(plan.raw_k, std::min(job.top, all));
-  return plan;
-}
-
-void Sampler::MakeWorkRows(const float* logits, std::span<const SampleJob> jobs, const Plan& plan) {
-  const int64_t vocab = mine().size();
-  ctx_.pool->ParallelFor(static_cast<int64_t>(jobs.size()), [&](int64_t i, int) {
-    if (plan.work_of[i] < 0) return;
-    const SampleJob& job = jobs[i];
-    float* row = WorkRow(plan.work_of[i]);
-    std::copy_n(logits + job.logit_row * vocab, vocab, row);
-    EditLogits(*job.params, *job.history, job.output_tokens, row, vocab, static_cast<int32_t>(mine().begin));
-    if (!job.params->greedy() && job.params->temperature != 1.0f) {
-      const float scale = 1.0f / job.params->temperature;
-      for (int64_t j = 0; j < vocab; ++j) row[j] *= scale;
-    }
-  });
+  for (const ScoreJob& job : score_jobs) {
+    w.k = std::max(w.k, std::min(job.top, all));
+    w.known_rows.push_back({.row = job.logit_row});
+    w.known_ids.push_back(job.token);
+  }
+  w.rows = raw ? rows : 0;
 }
 
 void Sampler::Lists::Resize(int new_rows, int new_k, bool raw_too) {
@@ -112,103 +108,25 @@ void Sampler::Lists::Resize(int new_rows, int new_k, bool raw_too) {
   raw.resize(raw_too ? all : 0);
 }
 
-void Sampler::FindLocal(const float* x, int rows, int k) {
-  const int sent = static_cast<int>(std::min<int64_t>(k, widest_));
-  const int own = static_cast<int>(std::min<int64_t>(sent, mine().size()));
-  local_.Resize(rows, sent, false);
-  if (own == 0) {
-    std::fill(local_.lse.begin(), local_.lse.end(), kMinusInf);
-  } else {
-    TopCandidates(host_ctx_, {.logits = x,
-                              .stride = mine().size(),
-                              .rows = rows,
-                              .vocab = mine().size(),
-                              .vocab_begin = static_cast<int32_t>(mine().begin),
-                              .k = own,
-                              .ids = local_.ids.data(),
-                              .values = local_.values.data(),
-                              .lse = local_.lse.data()});
-  }
-  PadLocal(own);
-}
-
-// local_ from [rows][own] to [rows][sent].
-void Sampler::PadLocal(int own) {
-  const int sent = local_.k;
-  if (own == sent) return;
-  for (int row = local_.rows - 1; row >= 0; --row) {  // the last row first
-    const size_t from = static_cast<size_t>(row) * own, to = local_.at(row);
-    for (int i = sent - 1; i >= 0; --i) {
-      local_.values[to + i] = i < own ? local_.values[from + i] : kMinusInf;
-      local_.ids[to + i] = i < own ? local_.ids[from + i] : kNoToken;
-    }
-  }
-}
-
 Status Sampler::Fetch(const float* logits, int rows, std::span<const SampleJob> jobs,
                       std::span<const ScoreJob> score_jobs) {
-  if (ctx_.device.kind == DeviceKind::kCpu) return OkStatus();
-  const Plan plan = Decide(jobs, score_jobs);
-  const int64_t vocab = mine().size();
-  const int k = static_cast<int>(std::min<int64_t>(plan.raw_k, vocab));
-  const bool by_token =
-      !score_jobs.empty() || std::any_of(jobs.begin(), jobs.end(), [](const SampleJob& job) { return job.forced >= 0; });
-  fetched_.rows = plan.works > 0 || by_token || k > MostCandidates(ctx_);
-  const size_t all = static_cast<size_t>(rows) * static_cast<size_t>(fetched_.rows ? vocab : 2 * int64_t{k} + 1);
-  const size_t bytes = all * sizeof(float);
-  if (bytes == 0 || vocab == 0) return OkStatus();
-  if (fetched_.host.size() < bytes) {
-    ASSIGN_OR_RETURN(fetched_.host, HostBuffer::Create(ctx_.device, bytes));
-  }
-  if (fetched_.rows) return CopyFromDevice(ctx_.device, fetched_.host.data(), logits, bytes, ctx_.stream);
-  if (fetched_.candidates.size() < bytes) {
-    ASSIGN_OR_RETURN(fetched_.candidates, Buffer::Create(bytes, ctx_.device));
-  }
-  auto* lse = reinterpret_cast<float*>(fetched_.candidates.data());
-  float* values = lse + rows;
-  TopCandidates(ctx_, {.logits = logits,
-                       .stride = vocab,
-                       .rows = rows,
-                       .vocab = vocab,
-                       .vocab_begin = static_cast<int32_t>(mine().begin),
-                       .k = k,
-                       .ids = reinterpret_cast<int32_t*>(values + int64_t{rows} * k),
-                       .values = values,
-                       .lse = lse});
-  return CopyFromDevice(ctx_.device, fetched_.host.data(), fetched_.candidates.data(), bytes, ctx_.stream);
+  if (!on_gpu_) return OkStatus();
+  Decide(rows, jobs, score_jobs);
+  return local_.Find(logits, rows, wants_);
 }
 
-void Sampler::TakeFetched(int rows, int k) {
-  const int sent = static_cast<int>(std::min<int64_t>(k, widest_));
-  const int own = static_cast<int>(std::min<int64_t>(sent, mine().size()));
-  local_.Resize(rows, sent, false);
-  const auto* lse = reinterpret_cast<const float*>(fetched_.host.data());
-  const size_t all = static_cast<size_t>(rows) * static_cast<size_t>(own);
-  if (own == 0) {
-    std::fill(local_.lse.begin(), local_.lse.end(), kMinusInf);
-  } else {
-    std::copy_n(lse, rows, local_.lse.begin());
-    std::copy_n(lse + rows, all, local_.values.begin());
-    std::memcpy(local_.ids.data(), lse + rows + all, all * sizeof(int32_t));
-  }
-  PadLocal(own);
-}
-
-void Sampler::AppendList(int local_row, const float* raw_row, bool with_raw) {
-  const size_t begin = local_.at(local_row), k = static_cast<size_t>(local_.k);
-  const auto put = [&](const auto* words, size_t count) {
+void Sampler::AppendList(const LocalCandidates::List& list, int k, bool with_raw) {
+  const auto sent = static_cast<size_t>(std::min<int64_t>(k, widest_)), own = static_cast<size_t>(list.k);
+  CHECK_LE(own, sent);
+  const auto put = [&](const auto* words, auto filling) {
     const size_t at = send_.size();
-    send_.resize(at + count);
-    std::memcpy(send_.data() + at, words, count * sizeof(uint32_t));
+    send_.resize(at + sent, std::bit_cast<uint32_t>(filling));
+    if (own > 0) std::memcpy(send_.data() + at, words, own * sizeof(uint32_t));
   };
-  put(&local_.lse[local_row], 1);
-  put(local_.values.data() + begin, k);
-  put(local_.ids.data() + begin, k);
-  if (!with_raw) return;
-  for (size_t i = 0; i < k; ++i) {
-    const int32_t id = local_.ids[begin + i];
-    send_.push_back(std::bit_cast<uint32_t>(id == kNoToken ? kMinusInf : raw_row[id - mine().begin]));
-  }
+  send_.push_back(std::bit_cast<uint32_t>(list.lse));
+  put(list.values, kMinusInf);
+  put(list.ids, kNoToken);
+  if (with_raw) put(list.raw, kMinusInf);
 }
 
 void Sampler::MergeList(int k, bool with_raw, Lists* lists, int row) {
@@ -247,11 +165,6 @@ void Sampler::MergeList(int k, bool with_raw, Lists* lists, int row) {
 }
 
 // The raw logit of a token that is known beforehand, from the rank that has it.
-void Sampler::AppendKnown(const float* logits, int32_t row, int32_t token) {
-  const bool own = token >= mine().begin && token < mine().end;
-  send_.push_back(std::bit_cast<uint32_t>(own ? logits[row * mine().size() + token - mine().begin] : 0.0f));
-}
-
 float Sampler::TakeKnown(int32_t token) {
   float value = 0;
   for (size_t r = 0; r < read_.size(); ++r) {
@@ -288,13 +201,13 @@ TokenLogprobs Sampler::LogprobsOf(int row, int32_t token, float raw, int top) co
 }
 
 // The draws of edited rows, whose first candidates are in drawn_. Those that need more ask for them together.
-Status Sampler::DrawAll(const float* logits, std::span<const SampleJob> jobs, const Plan& plan,
-                        std::vector<SampledToken>* tokens, std::vector<float>* chosen_raw) {
+Status Sampler::DrawAll(std::span<const SampleJob> jobs, std::vector<SampledToken>* tokens, std::vector<float>* chosen_raw) {
   std::vector<size_t> open;  // jobs not settled
   for (size_t i = 0; i < jobs.size(); ++i) {
-    if (plan.work_of[i] >= 0) open.push_back(i);
+    if (work_of_[i] >= 0) open.push_back(i);
   }
-  int k = plan.work_k;
+  const bool with_raw = wants_.work_raw;
+  int k = wants_.work_k;
   bool first = true;
   while (!open.empty()) {
     std::vector<size_t> left;
@@ -302,7 +215,7 @@ Status Sampler::DrawAll(const float* logits, std::span<const SampleJob> jobs, co
       const size_t i = open[n];
       const SampleJob& job = jobs[i];
       SampledToken& token = (*tokens)[i];
-      const size_t begin = drawn_.at(first ? plan.work_of[i] : static_cast<int>(n));
+      const size_t begin = drawn_.at(first ? work_of_[i] : static_cast<int>(n));
       const float* values = drawn_.values.data() + begin;
       token.finite = std::isfinite(values[0]);
       if (!token.finite) continue;
@@ -310,7 +223,7 @@ Status Sampler::DrawAll(const float* logits, std::span<const SampleJob> jobs, co
       if (!job.params->greedy()) {
         const double u = UniformDraw(job.params->seed, static_cast<uint32_t>(job.sequence),
                                      static_cast<uint64_t>(job.position), DrawPurpose::kToken);
-        const float lse = drawn_.lse[first ? plan.work_of[i] : static_cast<int>(n)];
+        const float lse = drawn_.lse[first ? work_of_[i] : static_cast<int>(n)];
         drawn = DrawFromCandidates({{values, static_cast<size_t>(k)}, lse, k == options_.vocab}, *job.params, u);
       }
       if (!drawn.has_value()) {
@@ -325,13 +238,13 @@ Status Sampler::DrawAll(const float* logits, std::span<const SampleJob> jobs, co
     first = false;
     k = Clamp(std::min<int64_t>(options_.vocab, int64_t{k} * kMoreCandidates));
     send_.clear();
-    for (const size_t i : open) {
-      FindLocal(WorkRow(plan.work_of[i]), 1, k);
-      AppendList(0, logits + jobs[i].logit_row * mine().size(), plan.work_raw);
-    }
+    std::vector<int> works;
+    for (const size_t i : open) works.push_back(work_of_[i]);
+    RETURN_IF_ERROR(local_.FindMore(works, k));
+    drawn_.Resize(static_cast<int>(open.size()), k, with_raw);
+    for (int n = 0; n < drawn_.rows; ++n) AppendList(local_.Work(n), k, with_raw);
     RETURN_IF_ERROR(Exchange());
-    drawn_.Resize(static_cast<int>(open.size()), k, plan.work_raw);
-    for (int n = 0; n < drawn_.rows; ++n) MergeList(k, plan.work_raw, &drawn_, n);
+    for (int n = 0; n < drawn_.rows; ++n) MergeList(k, with_raw, &drawn_, n);
   }
   return OkStatus();
 }
@@ -343,33 +256,24 @@ Status Sampler::Run(const float* logits, int rows, std::span<const SampleJob> jo
   CHECK_LE(jobs.size(), static_cast<size_t>(options_.max_jobs));
   tokens->assign(jobs.size(), {});
   scores->clear();
-  const Plan plan = Decide(jobs, score_jobs);
-  const int64_t vocab = mine().size();
-  const bool on_gpu = ctx_.device.kind != DeviceKind::kCpu;
-  if (on_gpu) logits = fetched_.rows ? reinterpret_cast<const float*>(fetched_.host.data()) : nullptr;
+  if (on_gpu_) {
+    CHECK_EQ(work_of_.size(), jobs.size());  // as they were fetched
+    RETURN_IF_ERROR(local_.Finish());
+  } else {
+    Decide(rows, jobs, score_jobs);
+    RETURN_IF_ERROR(local_.Find(logits, rows, wants_));
+  }
+  const CandidateWants& w = wants_;
+  const int works = static_cast<int>(w.works.size());
 
   send_.assign(kHistoryWords + 2 * sums.size(), 0);
   std::memcpy(send_.data(), &history_, sizeof(history_));
   if (!sums.empty()) std::memcpy(send_.data() + kHistoryWords, sums.data(), sums.size_bytes());
-  if (plan.raw_wanted) {
-    if (on_gpu && !fetched_.rows) {
-      TakeFetched(rows, plan.raw_k);
-    } else {
-      FindLocal(logits, rows, plan.raw_k);
-    }
-    for (int row = 0; row < rows; ++row) AppendList(row, nullptr, false);
+  for (int row = 0; row < w.rows; ++row) AppendList(local_.Row(row), w.k, false);
+  for (int work = 0; work < works; ++work) AppendList(local_.Work(work), w.work_k, w.work_raw);
+  for (size_t i = 0; i < w.known_ids.size(); ++i) {
+    send_.push_back(std::bit_cast<uint32_t>(local_.Known(static_cast<int>(i))));
   }
-  if (plan.works > 0) {
-    MakeWorkRows(logits, jobs, plan);
-    FindLocal(WorkRow(0), plan.works, plan.work_k);
-    for (size_t i = 0; i < jobs.size(); ++i) {
-      if (plan.work_of[i] >= 0) AppendList(plan.work_of[i], logits + jobs[i].logit_row * vocab, plan.work_raw);
-    }
-  }
-  for (const SampleJob& job : jobs) {
-    if (job.forced >= 0) AppendKnown(logits, job.logit_row, job.forced);
-  }
-  for (const ScoreJob& job : score_jobs) AppendKnown(logits, job.logit_row, job.token);
   RETURN_IF_ERROR(Exchange());
 
   std::fill(sums.begin(), sums.end(), 0);
@@ -387,21 +291,21 @@ Status Sampler::Run(const float* logits, int rows, std::span<const SampleJob> jo
     }
     read_[r] += kHistoryWords + 2 * sums.size();
   }
-  raw_.Resize(plan.raw_wanted ? rows : 0, plan.raw_k, false);
-  drawn_.Resize(plan.works, plan.work_k, plan.work_raw);
-  for (int row = 0; row < raw_.rows; ++row) MergeList(plan.raw_k, false, &raw_, row);
-  for (int work = 0; work < plan.works; ++work) MergeList(plan.work_k, plan.work_raw, &drawn_, work);
+  raw_.Resize(w.rows, w.k, false);
+  drawn_.Resize(works, w.work_k, w.work_raw);
+  for (int row = 0; row < w.rows; ++row) MergeList(w.k, false, &raw_, row);
+  for (int work = 0; work < works; ++work) MergeList(w.work_k, w.work_raw, &drawn_, work);
   std::vector<float> chosen_raw(jobs.size()), score_raw;
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (jobs[i].forced >= 0) chosen_raw[i] = TakeKnown(jobs[i].forced);
   }
   for (const ScoreJob& job : score_jobs) score_raw.push_back(TakeKnown(job.token));
 
-  RETURN_IF_ERROR(DrawAll(logits, jobs, plan, tokens, &chosen_raw));
+  RETURN_IF_ERROR(DrawAll(jobs, tokens, &chosen_raw));
   for (size_t i = 0; i < jobs.size(); ++i) {
     const SampleJob& job = jobs[i];
     SampledToken& token = (*tokens)[i];
-    if (plan.work_of[i] < 0) {
+    if (work_of_[i] < 0) {
       const size_t begin = raw_.at(job.logit_row);
       token.finite = std::isfinite(raw_.values[begin]);
       token.id = job.forced >= 0 ? job.forced : raw_.ids[begin];

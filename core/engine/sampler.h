@@ -8,18 +8,16 @@
 // gathered values alone, so that all ranks go on together. Log-probabilities are exact: the log-sum-exp of the ranks'
 // own ones, and the raw logit of each candidate travels with it.
 //
-// With one rank nothing travels and the rest is the same. On a GPU greedy rows are cut down to their candidates there; rows
-// whose logits are edited, scaled or looked up by token come to the host whole.
+// With one rank nothing travels and the rest is the same. local_candidates.h finds what a rank adds, on a GPU there.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "core/base/buffer.h"
 #include "core/base/context.h"
-#include "core/base/device_memory.h"
 #include "core/base/status.h"
+#include "core/engine/local_candidates.h"
 #include "core/engine/request.h"
 #include "core/engine/sampling.h"
 #include "parallel/communicator.h"
@@ -39,7 +37,9 @@ class Sampler {
  public:
   static Result<Sampler> Create(const Context& ctx, SamplerOptions options);
   // Of this rank, whose slice has `local_vocab` tokens.
-  static size_t ScratchBytes(int64_t local_vocab, int max_rows, int max_jobs);
+  static size_t ScratchBytes(const Context& ctx, int64_t local_vocab, int max_rows, int max_jobs) {
+    return LocalCandidates::ScratchBytes(ctx, local_vocab, max_rows, max_jobs);
+  }
 
   // On a GPU: enqueues what Run needs of the same arguments on the host, and so before Synchronize; nothing on the CPU.
   Status Fetch(const float* logits, int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs);
@@ -51,8 +51,10 @@ class Sampler {
   Status Run(const float* logits, int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs,
              std::vector<SampledToken>* tokens, std::vector<TokenLogprobs>* scores, std::span<int64_t> sums = {});
 
+  const LocalCandidates& local() const { return local_; }
+
  private:
-  // Candidates of some rows: first this rank's, then of the whole vocabulary. ids ascend among equal values.
+  // Candidates of some rows, of the whole vocabulary. ids ascend among equal values.
   struct Lists {
     int rows = 0;
     int k = 0;  // of the whole vocabulary
@@ -64,54 +66,30 @@ class Sampler {
     void Resize(int new_rows, int new_k, bool raw_too);
     size_t at(int row) const { return static_cast<size_t>(row) * static_cast<size_t>(k); }
   };
-  // What is asked for in this step; decided from the jobs alone.
-  struct Plan {
-    bool raw_wanted = false;
-    int raw_k = 1, work_k = 1;
-    int works = 0;
-    bool work_raw = false;     // the raw logits of edited rows' candidates are wanted
-    std::vector<int> work_of;  // [jobs] its edited copy, or −1
-  };
-
-  Sampler() = default;
+  explicit Sampler(LocalCandidates local) : local_(std::move(local)) {}
   int ranks() const { return static_cast<int>(options_.slices.size()); }
   const Range& mine() const { return options_.slices[static_cast<size_t>(rank_)]; }
-  Plan Decide(std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs) const;
-  void MakeWorkRows(const float* logits, std::span<const SampleJob> jobs, const Plan& plan);
-  float* WorkRow(int work) { return reinterpret_cast<float*>(work_.data()) + work * mine().size(); }
+  // What the jobs ask for → wants_ and work_of_.
+  void Decide(int rows, std::span<const SampleJob> jobs, std::span<const ScoreJob> score_jobs);
 
-  // This rank's best k of each of `rows` rows, which lie one behind the other; then sent by AppendList.
-  void FindLocal(const float* x, int rows, int k);
-  // The same of the rows that Fetch cut down.
-  void TakeFetched(int rows, int k);
-  void PadLocal(int own);
-  // The message: this rank appends, the gathered ones are merged in the same order.
-  void AppendList(int local_row, const float* raw_row, bool with_raw);
+  // The message: this rank appends, the gathered ones are merged in the same order. A list has k entries or, if that is
+  // fewer, as many as the widest slice has tokens; where this rank's has fewer it is filled up.
+  void AppendList(const LocalCandidates::List& list, int k, bool with_raw);
   void MergeList(int k, bool with_raw, Lists* lists, int row);
-  void AppendKnown(const float* logits, int32_t row, int32_t token);
   float TakeKnown(int32_t token);
   Status Exchange();
 
-  Status DrawAll(const float* logits, std::span<const SampleJob> jobs, const Plan& plan,
-                 std::vector<SampledToken>* tokens, std::vector<float>* chosen_raw);
+  Status DrawAll(std::span<const SampleJob> jobs, std::vector<SampledToken>* tokens, std::vector<float>* chosen_raw);
   TokenLogprobs LogprobsOf(int row, int32_t token, float raw, int top) const;
 
-  // Of one step on a GPU: either whole rows, or the best k of each.
-  struct Fetched {
-    bool rows = false;
-    HostBuffer host;      // logits [rows][local vocabulary]; or lse [rows], values [rows][k], ids [rows][k]
-    Buffer candidates;    // the latter, where they are made
-  };
-
-  Context ctx_;       // where the logits are
-  Context host_ctx_;  // the CPU
-  Fetched fetched_;
+  bool on_gpu_ = false;
   SamplerOptions options_;
   int rank_ = 0;
   int64_t widest_ = 0;  // slice
-  Buffer work_;         // [max_jobs][local vocabulary] edited and scaled rows
-  Lists local_;         // of this rank's slice; k is what is sent, padded where the slice is shorter
-  Lists raw_, drawn_;   // of the raw rows, and of the edited ones
+  LocalCandidates local_;
+  CandidateWants wants_;      // of a step, as is the next
+  std::vector<int> work_of_;  // [jobs] its edited and scaled row, or −1
+  Lists raw_, drawn_;         // of the raw rows, and of the edited ones
   uint64_t history_ = 0xcbf29ce484222325u;  // a hash (FNV-1a) of every token drawn so far: the same on all ranks
   std::vector<uint32_t> send_, recv_;       // words of one message, and of all ranks'
   std::vector<size_t> read_;                // [ranks] next word of each rank's message

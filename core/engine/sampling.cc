@@ -8,29 +8,38 @@
 
 namespace quire {
 
-void EditLogits(const SamplerParams& params, const TokenHistory& history, int64_t output_tokens, float* row,
-                int64_t vocab, int32_t vocab_begin) {
-  const auto at = [&](int32_t id) -> float* {
-    const int64_t i = int64_t{id} - vocab_begin;
-    return i >= 0 && i < vocab ? row + i : nullptr;
+void AppendEdits(const SamplerParams& params, const TokenHistory& history, int64_t output_tokens, Range slice,
+                 std::vector<LogitEdit>* edits) {
+  const auto own = [&](int32_t id) { return id >= slice.begin && id < slice.end; };
+  // The ids that the request names come first, few as a rule and ascending, so that those seen can be looked up among them.
+  const auto begin = static_cast<std::ptrdiff_t>(edits->size());
+  std::ptrdiff_t named = begin;  // their end
+  const auto find = [&](int32_t id) {
+    return std::lower_bound(edits->begin() + begin, edits->begin() + named, id,
+                            [](const LogitEdit& edit, int32_t other) { return edit.id < other; });
   };
-  for (const auto& [id, bias] : params.logit_bias) {
-    if (float* logit = at(id)) *logit += bias;
-  }
-  if (params.has_penalties()) {
-    // Each token is changed by itself, so the map's order does not matter.
-    for (const auto& [id, seen] : history.seen()) {
-      float* logit = at(id);
-      if (logit == nullptr) continue;
-      *logit = *logit > 0 ? *logit / params.repetition_penalty : *logit * params.repetition_penalty;
-      if (seen.output_count > 0) {
-        *logit -= params.frequency_penalty * static_cast<float>(seen.output_count) + params.presence_penalty;
-      }
+  const auto name = [&](int32_t id, float bias) {
+    if (!own(id)) return;
+    const auto at = find(id);
+    if (at != edits->begin() + named && at->id == id) {
+      at->bias = bias;
+    } else {
+      edits->insert(at, LogitEdit{id, bias});
+      ++named;
     }
-  }
+  };
+  for (const auto& [id, bias] : params.logit_bias) name(id, bias);
   if (output_tokens < params.min_tokens) {
-    for (int32_t id : params.masked_ids) {
-      if (float* logit = at(id)) *logit = -std::numeric_limits<float>::infinity();
+    for (const int32_t id : params.masked_ids) name(id, -std::numeric_limits<float>::infinity());
+  }
+  if (!params.has_penalties()) return;
+  for (const auto& [id, output_count] : history.seen()) {
+    if (!own(id)) continue;
+    auto at = find(id);
+    if (at == edits->begin() + named || at->id != id) at = edits->insert(edits->end(), LogitEdit{id});
+    at->repetition = params.repetition_penalty;
+    if (output_count > 0) {
+      at->subtract = params.frequency_penalty * static_cast<float>(output_count) + params.presence_penalty;
     }
   }
 }

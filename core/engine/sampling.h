@@ -17,6 +17,8 @@
 #include <vector>
 
 #include "core/engine/request.h"
+#include "kernels/logit_edit.h"
+#include "parallel/shard_plan.h"
 
 namespace quire {
 
@@ -51,23 +53,33 @@ struct SamplerParams {
 // The tokens that penalties count. Kept only for sequences that have penalties.
 class TokenHistory {
  public:
-  void Clear() { seen_.clear(); }
-  void AddPrompt(int32_t id) { seen_[id].in_prompt = true; }
-  void AddOutput(int32_t id) { ++seen_[id].output_count; }
+  void Clear() {
+    seen_.clear();
+    place_.clear();
+  }
+  void AddPrompt(int32_t id) { At(id); }
+  void AddOutput(int32_t id) { ++At(id).output_count; }
 
   struct Seen {
-    bool in_prompt = false;
-    int32_t output_count = 0;
+    int32_t id = 0;
+    int32_t output_count = 0;  // 0: only in the prompt
   };
-  const std::unordered_map<int32_t, Seen>& seen() const { return seen_; }
+  // Each token once, in the order of first sight: one run through memory a step.
+  const std::vector<Seen>& seen() const { return seen_; }
 
  private:
-  std::unordered_map<int32_t, Seen> seen_;
+  Seen& At(int32_t id) {
+    const auto [it, added] = place_.try_emplace(id, seen_.size());
+    if (added) seen_.push_back({id, 0});
+    return seen_[it->second];
+  }
+  std::vector<Seen> seen_;
+  std::unordered_map<int32_t, size_t> place_;  // id → index
 };
 
-// Applies mask, bias and penalties to logits [vocab_begin, vocab_begin + vocab) of a row, in place.
-void EditLogits(const SamplerParams& params, const TokenHistory& history, int64_t output_tokens, float* row,
-                int64_t vocab, int32_t vocab_begin = 0);
+// Appends what mask, bias and penalties do to a row's logits of `slice` of the vocabulary, no id twice.
+void AppendEdits(const SamplerParams& params, const TokenHistory& history, int64_t output_tokens, Range slice,
+                 std::vector<LogitEdit>* edits);
 
 // The best candidates of a row whose logits were divided by the temperature.
 struct Candidates {

@@ -202,6 +202,23 @@ TEST_F(SamplerTest, EqualLogitsGoToTheLowerId) {
   for (int32_t id : Draw({1, 3, 3, 3}, two, 50)) EXPECT_TRUE(id == 1 || id == 2) << id;
 }
 
+// A row with what AppendEdits says done to it.
+std::vector<float> Edit(std::vector<float> row, const SamplerParams& params, const TokenHistory& history,
+                        int64_t output_tokens, int32_t vocab_begin = 0) {
+  std::vector<LogitEdit> edits = {{-7}};  // of another row
+  AppendEdits(params, history, output_tokens, {vocab_begin, vocab_begin + static_cast<int64_t>(row.size())}, &edits);
+  EXPECT_EQ(edits[0].id, -7);
+  std::vector<int32_t> ids;
+  for (size_t i = 1; i < edits.size(); ++i) {
+    ids.push_back(edits[i].id);
+    float& logit = row.at(static_cast<size_t>(edits[i].id - vocab_begin));
+    logit = Edited(logit, edits[i]);
+  }
+  std::sort(ids.begin(), ids.end());
+  EXPECT_EQ(std::adjacent_find(ids.begin(), ids.end()), ids.end()) << "an id twice";
+  return row;
+}
+
 TEST_F(SamplerTest, PenaltiesBiasAndMaskFollowVllmsFormulas) {
   std::vector<float> row = {2, -2, 1, 1, 1, 0};
   SamplerParams params;
@@ -216,24 +233,37 @@ TEST_F(SamplerTest, PenaltiesBiasAndMaskFollowVllmsFormulas) {
   history.AddPrompt(1);
   history.AddOutput(2);
   history.AddOutput(2);
-  std::vector<float> edited = row;
-  EditLogits(params, history, 1, edited.data(), 6);
+  std::vector<float> edited = Edit(row, params, history, 1);
   EXPECT_EQ(edited[0], 1.0f);                     // positive: divided
   EXPECT_EQ(edited[1], -4.0f);                    // negative: multiplied
   EXPECT_EQ(edited[2], 0.5f - 2 * 0.25f - 0.5f);  // then frequency twice, presence once
   EXPECT_EQ(edited[3], 1.0f);
   EXPECT_EQ(edited[4], -std::numeric_limits<float>::infinity());
   EXPECT_EQ(edited[5], 3.0f);
-  edited = row;
-  EditLogits(params, history, 2, edited.data(), 6);
+  edited = Edit(row, params, history, 2);
   EXPECT_EQ(edited[4], 1.0f);  // min_tokens reached
   // A slice of the vocabulary, as a rank has it.
-  std::vector<float> slice = {1, 1, 0};
-  EditLogits(params, history, 1, slice.data(), 3, /*vocab_begin=*/3);
-  EXPECT_EQ(slice, (std::vector<float>{1, -std::numeric_limits<float>::infinity(), 3}));
+  EXPECT_EQ(Edit({1, 1, 0}, params, history, 1, /*vocab_begin=*/3),
+            (std::vector<float>{1, -std::numeric_limits<float>::infinity(), 3}));
   SamplerParams greedy = params;
   greedy.temperature = 0;
   EXPECT_EQ(Draw(row, greedy, 1, history, 1)[0], 5);
+}
+
+TEST_F(SamplerTest, AnIdThatIsBiasedSeenAndMaskedIsEditedOnce) {
+  SamplerParams params;
+  params.repetition_penalty = 2;
+  params.presence_penalty = 0.5f;
+  params.logit_bias = {{1, 3}, {2, -9}, {5, 4}};
+  params.masked_ids = {5, 0, 5, 3};
+  params.min_tokens = 2;
+  TokenHistory history;
+  for (const int32_t id : {5, 2, 3, 2}) history.AddOutput(id);
+  constexpr float kMasked = -std::numeric_limits<float>::infinity();
+  EXPECT_EQ(Edit({1, 1, 1, 1, 1, std::nanf("")}, params, history, 1),
+            (std::vector<float>{kMasked, 4, -8 * 2 - 0.5f, kMasked, 1, kMasked}));
+  EXPECT_EQ(Edit({1, 1, 1, 1, 1, 1}, params, history, 2),
+            (std::vector<float>{1, 4, -8 * 2 - 0.5f, 0.5f - 0.5f, 1, 5.0f / 2 - 0.5f}));
 }
 
 TEST_F(SamplerTest, LogprobsAreOfTheRawLogits) {
