@@ -75,8 +75,10 @@ Command AddEvalPerplexity(CLI::App& parent) {
 Example
   quire eval perplexity --model M.gguf --text-file book.txt --context 2048 --max-tokens 16384 \
     --attention dense,quest --token-budget 256,512,1024
-Windows of --context tokens: the first half is prefilled densely, the second scored token by token.)");
+Windows of --context tokens: the first half is prefilled densely, the second scored token by token, or the
+first --tokens of it.)");
   AddWindowFlags(*app, &flags->windows);
+  AddScoredFlag(*app, &flags->windows);
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);

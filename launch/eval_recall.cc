@@ -128,9 +128,10 @@ Command AddEvalRecall(CLI::App& parent) {
 Example
   quire eval recall --model M.gguf --text-file book.txt --context 8192 --max-tokens 16384 \
     --attention quest,hierarchical --token-budget 256,512,1024 --dense-layers 0
-Windows of --context tokens: the first half is prefilled densely, the second taken token by token. Layers that the
-policy leaves dense don't count; --format json has every layer and KV head.)");
+Windows of --context tokens: the first half is prefilled densely, the second (or the first --tokens of it) taken
+token by token. Layers that the policy leaves dense don't count; --format json has every layer and KV head.)");
   AddWindowFlags(*app, &flags->windows);
+  AddScoredFlag(*app, &flags->windows);
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);

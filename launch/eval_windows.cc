@@ -11,8 +11,9 @@
 namespace quire::launch {
 namespace {
 
-// opening: what begins every window.
-std::vector<Window> CutWindows(const std::vector<int32_t>& ids, const std::vector<int32_t>& opening, int64_t context) {
+// opening: what begins every window. scored: of WindowFlags.
+std::vector<Window> CutWindows(const std::vector<int32_t>& ids, const std::vector<int32_t>& opening, int64_t context,
+                               int64_t scored) {
   std::vector<Window> windows;
   const int64_t body = context - static_cast<int64_t>(opening.size());
   const int64_t half = context / 2;
@@ -24,6 +25,7 @@ std::vector<Window> CutWindows(const std::vector<int32_t>& ids, const std::vecto
     Window window;
     window.prompt.assign(all.begin(), all.begin() + half - 1);
     window.forced.assign(all.begin() + half - 1, all.end());
+    if (scored > 0 && static_cast<int64_t>(window.forced.size()) > scored + 1) window.forced.resize(scored + 1);
     windows.push_back(std::move(window));
   }
   return windows;
@@ -37,10 +39,16 @@ void AddWindowFlags(CLI::App& app, WindowFlags* flags) {
   app.add_option("--max-tokens", flags->max_tokens, "tokens of the text that are used; 0: all")->capture_default_str();
 }
 
+void AddScoredFlag(CLI::App& app, WindowFlags* flags) {
+  app.add_option("--tokens", flags->scored, "tokens scored of each window, from its middle on; 0: all of its second half")
+      ->capture_default_str();
+}
+
 Status CheckWindowFlags(const WindowFlags& flags) {
   if (flags.context < 4) {
     return InvalidArgument("--context is " + std::to_string(flags.context) + "; it must be at least 4");
   }
+  if (flags.scored < 0) return InvalidArgument("--tokens is negative; 0 scores the second half of each window");
   if (flags.max_tokens < 0) return InvalidArgument("--max-tokens is negative; 0 takes the whole text");
   return OkStatus();
 }
@@ -56,7 +64,7 @@ Result<std::vector<Window>> ReadWindows(const Engine& engine, const WindowFlags&
   opening.resize(std::search(opening.begin(), opening.end(), bare.begin(), bare.end()) - opening.begin());
   if (static_cast<int64_t>(opening.size()) >= flags.context / 2)
     return InvalidArgument("--context is too short for this tokenizer");
-  std::vector<Window> windows = CutWindows(ids, opening, flags.context);
+  std::vector<Window> windows = CutWindows(ids, opening, flags.context, flags.scored);
   if (windows.empty()) {
     return InvalidArgument(flags.text_file + " has " + std::to_string(ids.size()) +
                            " tokens; more than half of --context " + std::to_string(flags.context) + " are needed");

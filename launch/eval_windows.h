@@ -23,10 +23,13 @@ struct Window {
 struct WindowFlags {
   std::string text_file;
   int64_t context = 2048, max_tokens = 0;  // of a window; of the text, 0: all
+  int64_t scored = 0;                      // at most so many tokens of a window, 0: its second half
 };
 
 // --text-file, --context and --max-tokens.
 void AddWindowFlags(CLI::App& app, WindowFlags* flags);
+// --tokens: how many of each window are scored.
+void AddScoredFlag(CLI::App& app, WindowFlags* flags);
 // What can be told before an engine is opened.
 Status CheckWindowFlags(const WindowFlags& flags);
 // The text's ids in windows, each opened by the ids that the tokenizer puts before any text (BOS; often none).
