@@ -13,6 +13,7 @@
 #include "launch/flags.h"
 #include "launch/group.h"
 #include "launch/output.h"
+#include "launch/policy_groups.h"
 #include "launch/progress.h"
 #include "launch/session.h"
 
@@ -64,34 +65,37 @@ struct Agreement {
   int64_t tokens = 0, agreed = 0;
   int64_t before_difference = 0;  // sum over windows
   AttentionReads reads;
-  double seconds = 0;
+  double seconds = 0;  // of all policies that shared the prompts
 };
 
-Result<Agreement> Compare(Engine& engine, const AttentionSpec& spec, const std::vector<Window>& windows,
-                          const std::vector<std::vector<int32_t>>& dense, Progress& progress) {
-  Agreement result;
+Status Compare(Engine& engine, const std::vector<AttentionSpec>& specs, const PolicyGroup& group,
+               const std::vector<Window>& windows, const std::vector<std::vector<int32_t>>& dense, Progress& progress,
+               std::vector<Agreement>* results) {
   const double start = NowSeconds();
-  const AttentionReads before = engine.Stats().attention;
   std::vector<std::string> ids;
-  std::vector<bool> differed(windows.size());
+  std::vector<std::vector<bool>> differed(windows.size(), std::vector<bool>(group.size()));
   Status failure;
   int64_t seen = 0, wanted = 0;
   for (size_t i = 0; i < windows.size(); ++i) {
-    GenerationRequest request = Ask(windows[i], spec, static_cast<int>(dense[i].size()));
+    GenerationRequest request = Ask(windows[i], {}, static_cast<int>(dense[i].size()));
+    GoOnWith(specs, group, &request);
     request.forced = dense[i];
     request.logprobs = 1;
-    wanted += static_cast<int64_t>(dense[i].size());
+    wanted += static_cast<int64_t>(dense[i].size() * group.size());
     ASSIGN_OR_RETURN(ids.emplace_back(), engine.Submit(std::move(request), [&, i](const TokenEvent& event) {
       if (!event.status.ok()) failure = event.status;
+      const auto member = static_cast<size_t>(event.sequence);
+      Agreement& result = (*results)[group[member]];
       for (size_t t = 0; t < event.logprobs.size(); ++t) {
         ++seen;
         if (event.index + t == 0) continue;  // of the dense prefill
         const bool same = event.logprobs[t].top.front().id == event.logprobs[t].chosen.id;
         ++result.tokens;
         result.agreed += same ? 1 : 0;
-        differed[i] = differed[i] || !same;
-        result.before_difference += differed[i] ? 0 : 1;
+        differed[i][member] = differed[i][member] || !same;
+        result.before_difference += differed[i][member] ? 0 : 1;
       }
+      if (event.finished) result.reads += event.attention;
     }));
   }
   RETURN_IF_ERROR(RunToEnd(engine, ids, [&] {
@@ -99,9 +103,8 @@ Result<Agreement> Compare(Engine& engine, const AttentionSpec& spec, const std::
                     std::to_string(seen) + " of " + std::to_string(wanted) + " tokens");
   }));
   RETURN_IF_ERROR(failure);
-  result.reads = engine.Stats().attention - before;
-  result.seconds = NowSeconds() - start;
-  return result;
+  for (const size_t index : group) (*results)[index].seconds = NowSeconds() - start;
+  return OkStatus();
 }
 
 Status RunAgreement(const AgreementFlags& flags, const Seat& seat) {
@@ -114,7 +117,7 @@ Status RunAgreement(const AgreementFlags& flags, const Seat& seat) {
   ASSIGN_OR_RETURN(const std::string text, ReadText(flags.windows.text_file));
   std::vector<AttentionSpec> known = specs;
   if (std::find(known.begin(), known.end(), AttentionSpec{}) == known.end()) known.push_back({});
-  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, known, 4));
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, known, SequencesFor(known)));
   if (options.max_model_len == 0) options.max_model_len = flags.windows.context / 2 + flags.tokens;
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(const std::vector<Window> windows, ReadWindows(*engine, flags.windows, text));
@@ -125,9 +128,15 @@ Status RunAgreement(const AgreementFlags& flags, const Seat& seat) {
   Json results = Json::array();
   std::vector<std::vector<std::string>> table = {
       {"attention", "prompt", "tokens", "agreed", "share", "before the first difference", "pages read", "of", "seconds"}};
-  for (const AttentionSpec& spec : specs) {
-    progress.SetWhat("agreement, " + spec.ToString() + ":");
-    ASSIGN_OR_RETURN(const Agreement got, Compare(*engine, spec, windows, dense, progress));
+  std::vector<Agreement> agreements(specs.size());
+  ASSIGN_OR_RETURN(const std::vector<PolicyGroup> groups, GroupPolicies(*engine, specs));
+  for (const PolicyGroup& group : groups) {
+    progress.SetWhat("agreement, " + Named(specs, group) + ":");
+    RETURN_IF_ERROR(Compare(*engine, specs, group, windows, dense, progress, &agreements));
+  }
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const AttentionSpec& spec = specs[i];
+    const Agreement& got = agreements[i];
     const double share = static_cast<double>(got.agreed) / static_cast<double>(got.tokens);
     const double until = static_cast<double>(got.before_difference) / static_cast<double>(windows.size());
     Json row;

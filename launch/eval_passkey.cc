@@ -12,6 +12,7 @@
 #include "launch/group.h"
 #include "launch/output.h"
 #include "launch/passkey.h"
+#include "launch/policy_groups.h"
 #include "launch/progress.h"
 #include "launch/session.h"
 
@@ -40,45 +41,49 @@ struct DepthScore {
 struct PasskeyScore {
   std::vector<DepthScore> by_depth;
   AttentionReads reads;
-  double seconds = 0;
+  double seconds = 0;  // of all policies that shared the prompts
 };
 
 double DepthAt(int index, int depths) { return depths == 1 ? 0.5 : static_cast<double>(index) / (depths - 1); }
 
-Result<PasskeyScore> Evaluate(Engine& engine, const AttentionSpec& spec, const std::vector<Trial>& trials, int depths,
-                              Progress& progress) {
-  PasskeyScore score;
-  score.by_depth.resize(depths);
-  const AttentionReads before = engine.Stats().attention;
+Status Evaluate(Engine& engine, const std::vector<AttentionSpec>& specs, const PolicyGroup& group,
+                const std::vector<Trial>& trials, Progress& progress, std::vector<PasskeyScore>* scores) {
   const double start = NowSeconds();
-  std::vector<std::string> answers(trials.size()), ids;
+  std::vector<std::vector<std::string>> answers(trials.size(), std::vector<std::string>(group.size()));
+  std::vector<std::string> ids;
   Status failure;
   size_t finished = 0;
+  const size_t wanted = trials.size() * group.size();
   for (size_t i = 0; i < trials.size(); ++i) {
     GenerationRequest request;
     request.prompt = trials[i].prompt;
     request.sampling.temperature = 0;
     request.stopping.max_tokens = kAnswerTokens;
-    request.attention = spec;
+    GoOnWith(specs, group, &request);
     ASSIGN_OR_RETURN(ids.emplace_back(), engine.Submit(std::move(request), [&, i](const TokenEvent& event) {
       if (!event.status.ok()) failure = event.status;
-      answers[i] += event.text;
-      if (event.finished) ++finished;
+      const auto member = static_cast<size_t>(event.sequence);
+      answers[i][member] += event.text;
+      if (!event.finished) return;
+      ++finished;
+      (*scores)[group[member]].reads += event.attention;
     }));
   }
   RETURN_IF_ERROR(RunToEnd(engine, ids, [&] {
-    progress.Update(static_cast<double>(finished) / trials.size(),
-                    std::to_string(finished) + " of " + std::to_string(trials.size()) + " trials");
+    progress.Update(static_cast<double>(finished) / wanted,
+                    std::to_string(finished) + " of " + std::to_string(wanted) + " trials");
   }));
   RETURN_IF_ERROR(failure);
-  for (size_t i = 0; i < trials.size(); ++i) {
-    DepthScore& depth = score.by_depth[trials[i].depth_index];
-    ++depth.trials;
-    depth.correct += AnswersPasskey(answers[i], trials[i].key);
+  for (size_t member = 0; member < group.size(); ++member) {
+    PasskeyScore& score = (*scores)[group[member]];
+    for (size_t i = 0; i < trials.size(); ++i) {
+      DepthScore& depth = score.by_depth[static_cast<size_t>(trials[i].depth_index)];
+      ++depth.trials;
+      depth.correct += AnswersPasskey(answers[i][member], trials[i].key);
+    }
+    score.seconds = NowSeconds() - start;
   }
-  score.reads = engine.Stats().attention - before;
-  score.seconds = NowSeconds() - start;
-  return score;
+  return OkStatus();
 }
 
 Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
@@ -90,7 +95,7 @@ Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
     ASSIGN_OR_RETURN(filler, ReadText(flags.filler_file));
   }
   const int64_t longest = *std::max_element(lengths.begin(), lengths.end());
-  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, 2));
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, SequencesFor(specs)));
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   const int64_t limit = engine->options().max_model_len;
   if (longest > limit) {
@@ -103,6 +108,7 @@ Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
   Json results = Json::array();
   std::vector<std::vector<std::string>> table = {
       {"attention", "budget", "context", "trials", "correct", "by depth", "pages read", "of", "seconds"}};
+  ASSIGN_OR_RETURN(const std::vector<PolicyGroup> groups, GroupPolicies(*engine, specs));
   Progress progress("pass keys");
   for (int64_t length : lengths) {
     std::vector<Trial> trials;
@@ -115,9 +121,15 @@ Status RunPasskey(const PasskeyFlags& flags, const Seat& seat) {
         trials.push_back(std::move(one));
       }
     }
-    for (const AttentionSpec& spec : specs) {
-      progress.SetWhat("pass keys, " + spec.ToString() + ", " + std::to_string(length) + " tokens:");
-      ASSIGN_OR_RETURN(const PasskeyScore score, Evaluate(*engine, spec, trials, flags.depths, progress));
+    std::vector<PasskeyScore> scores(specs.size());
+    for (PasskeyScore& score : scores) score.by_depth.resize(static_cast<size_t>(flags.depths));
+    for (const PolicyGroup& group : groups) {
+      progress.SetWhat("pass keys, " + Named(specs, group) + ", " + std::to_string(length) + " tokens:");
+      RETURN_IF_ERROR(Evaluate(*engine, specs, group, trials, progress, &scores));
+    }
+    for (size_t i = 0; i < specs.size(); ++i) {
+      const AttentionSpec& spec = specs[i];
+      const PasskeyScore& score = scores[i];
       Json row;
       RETURN_IF_ERROR(AddAttentionFields(spec, engine->options().page_size, &row));
       int total = 0, correct = 0;

@@ -10,6 +10,7 @@
 #include "launch/flags.h"
 #include "launch/group.h"
 #include "launch/output.h"
+#include "launch/policy_groups.h"
 #include "launch/progress.h"
 #include "launch/session.h"
 
@@ -27,7 +28,7 @@ Status RunPerplexity(const PerplexityFlags& flags, const Seat& seat) {
   RETURN_IF_ERROR(CheckWindowFlags(flags.windows));
   ASSIGN_OR_RETURN(auto specs, CrossAttention(flags.attention, flags.engine.page_size));
   ASSIGN_OR_RETURN(const std::string text, ReadText(flags.windows.text_file));
-  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, 4));
+  ASSIGN_OR_RETURN(EngineOptions options, MakeEngineOptions(flags.engine, specs, SequencesFor(specs)));
   if (options.max_model_len == 0) options.max_model_len = flags.windows.context;
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(const std::vector<Window> windows, ReadWindows(*engine, flags.windows, text));
@@ -36,9 +37,10 @@ Status RunPerplexity(const PerplexityFlags& flags, const Seat& seat) {
   std::vector<std::vector<std::string>> table = {
       {"attention", "budget", "context", "tokens", "perplexity", "nll", "pages read", "of", "seconds"}};
   Progress progress("perplexity");
-  for (const AttentionSpec& spec : specs) {
-    progress.SetWhat("perplexity, " + spec.ToString() + ":");
-    ASSIGN_OR_RETURN(const WindowSums score, RunWindows(*engine, spec, windows, progress));
+  ASSIGN_OR_RETURN(const std::vector<WindowSums> scores, RunWindows(*engine, specs, windows, progress));
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const AttentionSpec& spec = specs[i];
+    const WindowSums& score = scores[i];
     ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, engine->options().page_size));
     const int64_t budget = policy->token_budget();
     ASSIGN_OR_RETURN(const bool sparse, Selects(*engine, spec, flags.windows.context));

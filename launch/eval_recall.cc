@@ -85,7 +85,9 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   for (const AttentionSpec& spec : specs) {
     progress.SetWhat("recall, " + spec.ToString() + ":");
     recorder.Clear();
-    ASSIGN_OR_RETURN(const WindowSums windows_sums, RunWindows(*engine, spec, windows, progress));
+    // One by one, for the recorder sees selections and not whose they are.
+    ASSIGN_OR_RETURN(const std::vector<WindowSums> sums, RunWindows(*engine, {spec}, windows, progress));
+    const WindowSums& windows_sums = sums.front();
     RETURN_IF_ERROR(recorder.status());
     const SelectionSums total = recorder.Total();
     if (total.broken_bounds > 0) {

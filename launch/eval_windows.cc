@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/clock.h"
+#include "launch/policy_groups.h"
 #include "launch/session.h"
 
 namespace quire::launch {
@@ -72,45 +73,49 @@ Result<std::vector<Window>> ReadWindows(const Engine& engine, const WindowFlags&
   return windows;
 }
 
-Result<WindowSums> RunWindows(Engine& engine, const AttentionSpec& spec, const std::vector<Window>& windows,
-                              Progress& progress) {
-  WindowSums score;
-  Status failure;
-  std::vector<std::string> ids;
-  int64_t wanted = 0, seen = 0;
-  const AttentionReads before = engine.Stats().attention;
-  const double start = NowSeconds();
-  for (const Window& window : windows) {
-    GenerationRequest request;
-    request.prompt = window.prompt;
-    request.forced = window.forced;
-    request.sampling.temperature = 0;
-    request.stopping.max_tokens = static_cast<int>(window.forced.size());
-    request.stopping.ignore_eos = true;
-    request.logprobs = 0;
-    request.attention = spec;
-    wanted += static_cast<int64_t>(window.forced.size());
-    ASSIGN_OR_RETURN(ids.emplace_back(), engine.Submit(std::move(request), [&](const TokenEvent& event) {
-      if (!event.status.ok()) failure = event.status;
-      for (size_t i = 0; i < event.logprobs.size(); ++i) {
-        ++seen;
-        if (event.index + i == 0) continue;
-        score.nll -= event.logprobs[i].chosen.logprob;
-        ++score.tokens;
-      }
+Result<std::vector<WindowSums>> RunWindows(Engine& engine, const std::vector<AttentionSpec>& specs,
+                                           const std::vector<Window>& windows, Progress& progress) {
+  std::vector<WindowSums> scores(specs.size());
+  ASSIGN_OR_RETURN(const std::vector<PolicyGroup> groups, GroupPolicies(engine, specs));
+  int64_t of_a_policy = 0, seen = 0;
+  for (const Window& window : windows) of_a_policy += static_cast<int64_t>(window.forced.size());
+  const int64_t wanted = of_a_policy * static_cast<int64_t>(specs.size());
+  for (const PolicyGroup& group : groups) {
+    Status failure;
+    std::vector<std::string> ids;
+    const double start = NowSeconds();
+    for (const Window& window : windows) {
+      GenerationRequest request;
+      request.prompt = window.prompt;
+      request.forced = window.forced;
+      request.sampling.temperature = 0;
+      request.stopping.max_tokens = static_cast<int>(window.forced.size());
+      request.stopping.ignore_eos = true;
+      request.logprobs = 0;
+      GoOnWith(specs, group, &request);
+      ASSIGN_OR_RETURN(ids.emplace_back(), engine.Submit(std::move(request), [&](const TokenEvent& event) {
+        if (!event.status.ok()) failure = event.status;
+        WindowSums& score = scores[group[static_cast<size_t>(event.sequence)]];
+        for (size_t i = 0; i < event.logprobs.size(); ++i) {
+          ++seen;
+          if (event.index + i == 0) continue;
+          score.nll -= event.logprobs[i].chosen.logprob;
+          ++score.tokens;
+        }
+        if (event.finished) score.reads += event.attention;
+      }));
+    }
+    RETURN_IF_ERROR(RunToEnd(engine, ids, [&] {
+      progress.Update(static_cast<double>(seen) / wanted,
+                      std::to_string(seen) + " of " + std::to_string(wanted) + " tokens");
     }));
+    RETURN_IF_ERROR(failure);
+    for (const size_t index : group) scores[index].seconds = NowSeconds() - start;
   }
-  RETURN_IF_ERROR(RunToEnd(engine, ids, [&] {
-    progress.Update(static_cast<double>(seen) / wanted,
-                    std::to_string(seen) + " of " + std::to_string(wanted) + " tokens");
-  }));
-  RETURN_IF_ERROR(failure);
   if (seen != wanted) {
     return Internal("scored " + std::to_string(seen) + " of " + std::to_string(wanted) + " tokens");
   }
-  score.reads = engine.Stats().attention - before;
-  score.seconds = NowSeconds() - start;
-  return score;
+  return scores;
 }
 
 Result<bool> Selects(const Engine& engine, const AttentionSpec& spec, int64_t context) {

@@ -40,11 +40,11 @@ struct WindowSums {
   double nll = 0;
   int64_t tokens = 0;
   AttentionReads reads;
-  double seconds = 0;
+  double seconds = 0;  // of all policies that shared the windows' prompts
 };
-// Runs all windows under one policy.
-Result<WindowSums> RunWindows(Engine& engine, const AttentionSpec& spec, const std::vector<Window>& windows,
-                              Progress& progress);
+// Runs all windows under each policy.
+Result<std::vector<WindowSums>> RunWindows(Engine& engine, const std::vector<AttentionSpec>& specs,
+                                           const std::vector<Window>& windows, Progress& progress);
 
 // Whether some layer selects from a window's first scored token on.
 Result<bool> Selects(const Engine& engine, const AttentionSpec& spec, int64_t context);

@@ -70,12 +70,9 @@ Result<std::vector<int32_t>> MakePrompt(const GenerateFlags& flags, const Engine
 }
 
 // Of the request's own rows: the engine's sums count again what a preempted sequence recomputed.
-AttentionUsage UsageOf(const std::vector<Output>& outputs) {
-  AttentionUsage usage;
-  for (const Output& output : outputs) {
-    usage.pages_read += output.last.attention.pages_read;
-    usage.pages_total += output.last.attention.pages_total;
-  }
+AttentionReads UsageOf(const std::vector<Output>& outputs) {
+  AttentionReads usage;
+  for (const Output& output : outputs) usage += output.last.attention;
   return usage;
 }
 
@@ -100,7 +97,7 @@ Json ReportJson(const GenerateFlags& flags, const Engine& engine, const Attentio
   json["timings"] = {{"load_s", engine.load_seconds()}, {"prefill_s", timings.prefill_s},
                      {"decode_s", timings.decode_s},    {"ttft_s", timings.ttft_s},
                      {"prefill_tok_s", prefill_rate},   {"decode_tok_s", decode_rate}};
-  const AttentionUsage usage = UsageOf(outputs);
+  const AttentionReads usage = UsageOf(outputs);
   Json attention;
   const auto policy = MakePolicy(spec, engine.options().page_size);
   attention["policy"] = spec.name;
@@ -180,7 +177,7 @@ Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
     }
     WriteTable(table);
   }
-  const AttentionUsage usage = UsageOf(outputs);
+  const AttentionReads usage = UsageOf(outputs);
   std::fprintf(stderr,
                "quire: %lld prompt tokens at %.1f tok/s, %lld generated at %.1f tok/s (first after %.2f s); "
                "attention %s: pages read %lld of %lld\n",

@@ -69,12 +69,12 @@ PageHistory* AttentionHistory::Of(int slot, const AttentionPolicy* policy, int64
   return s.layers.data();
 }
 
-void AttentionHistory::Fork(int from, int to) {
+void AttentionHistory::Fork(int from, int to, const AttentionPolicy* policy) {
   Slot& parent = slots_[static_cast<size_t>(from)];
   Slot& child = slots_[static_cast<size_t>(to)];
   CHECK(child.policy == nullptr);
   if (parent.policy == nullptr) return;
-  Begin(child, to, parent.policy);
+  Begin(child, to, policy);
   for (size_t i = 0; i < parent.layers.size(); ++i) {
     if (parent.layers[i].values != nullptr) parent.policy->Fork(parent.layers[i], &child.layers[i]);
   }

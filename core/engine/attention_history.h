@@ -29,8 +29,9 @@ class AttentionHistory {
   // The slot's history by model layer, with entries (new ones are 0) for the pages of `length` tokens; null when the policy
   // keeps none. A sequence has one policy, which lives as long. The pointer is good until the next call for the slot.
   PageHistory* Of(int slot, const AttentionPolicy* policy, int64_t length);
-  // `to`, which has begun no sequence since Start, becomes a copy of `from`.
-  void Fork(int from, int to);
+  // `to`, which has begun no sequence since Start, becomes a copy of `from`, to go on with this policy: the same, or one
+  // that remembers alike (policy.h).
+  void Fork(int from, int to, const AttentionPolicy* policy);
   // The slot's sequence now has `length` tokens.
   void Truncate(int slot, int64_t length);
   // For benchmarks: entries of the first `length` tokens' pages become seeded numbers in (0, 1); first_kv_head: the rank's

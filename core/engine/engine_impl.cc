@@ -23,6 +23,15 @@ Result<std::string> EngineImpl::Submit(GenerationRequest request, EventCallback 
   // Positions inside what is kept don't end; the engine is ready for that if its own policies ask for it.
   const int64_t longest = policy->CountsInside() ? plan_.executor.limits.longest() : o.max_model_len;
   RETURN_IF_ERROR(CheckRequest(request, {config_.vocab, longest, tokenizer_ != nullptr}));
+  for (const AttentionSpec& branch : request.branches) {
+    ASSIGN_OR_RETURN(const AttentionSpec resolved, ResolveAttention(branch, o.attention, o.page_size));
+    state->branches.push_back(resolved.ToString());
+    if (o.device == "cuda") {
+      ASSIGN_OR_RETURN(const auto other, MakePolicy(resolved, o.page_size));
+      RETURN_IF_ERROR(CheckRunsOnGpu(*other, resolved));
+    }
+  }
+  RETURN_IF_ERROR(CheckBranches(state->branches, o.page_size));
   state->attention = spec.ToString();
   state->capacity = policy->capacity();
   state->counts_inside = policy->CountsInside();
@@ -397,8 +406,7 @@ Result<bool> EngineImpl::Step() {
     for (size_t i = 0; i < result.usage.size(); ++i) {
       Sequence* sequence = planned.chunks[i];
       if (sequence->computed != static_cast<int64_t>(sequence->tokens.size())) continue;
-      sequence->attention.pages_read += result.usage[i].pages_read;
-      sequence->attention.pages_total += result.usage[i].pages_total;
+      sequence->attention += result.usage[i];
     }
     for (size_t i = 0; i < planned.samples.size(); ++i) ApplyToken(planned.samples[i], result.tokens[i], now);
   }

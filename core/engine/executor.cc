@@ -114,6 +114,9 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     to.tokens = from.tokens;
     to.sampler = from.sampler;
     to.policy = from.policy;
+    if (!fork.attention.empty()) {
+      ASSIGN_OR_RETURN(to.policy, policies_.Get(fork.attention));
+    }
     to.history = from.history;
   }
   return OkStatus();
@@ -188,9 +191,7 @@ Status Executor::Forward(const StepPlan& plan) {
 void Executor::CountUsage(const StepPlan& plan, StepResult* result) {
   result->attention = decoder_.last_stats();
   const AttentionStats& stats = result->attention;
-  for (size_t i = 0; i < stats.row_pages_read.size(); ++i) {
-    result->usage.push_back({stats.row_pages_read[i], stats.row_pages_total[i]});
-  }
+  result->usage = stats.row_reads;
   if (alone_) return;
   unsent_ += stats;
   result->attention.reads() = {};  // of all ranks: known once they have met
@@ -222,7 +223,9 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
   std::vector<int64_t> sums;
   if (!alone_) {
     sums = {unsent_.pages_read, unsent_.pages_total, unsent_.bytes_read, unsent_.bytes_total};
-    for (const AttentionUsage& usage : result->usage) sums.insert(sums.end(), {usage.pages_read, usage.pages_total});
+    for (const AttentionReads& u : result->usage) {
+      sums.insert(sums.end(), {u.pages_read, u.pages_total, u.bytes_read, u.bytes_total});
+    }
     unsent_ = {};
   }
   RETURN_IF_ERROR(sampler_.Run(reinterpret_cast<const float*>(logits_.data()),
@@ -230,7 +233,10 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
                                &result->scores, sums));
   if (!alone_) {
     result->attention.reads() = {sums[0], sums[1], sums[2], sums[3]};
-    for (size_t i = 0; i < result->usage.size(); ++i) result->usage[i] = {sums[4 + 2 * i], sums[5 + 2 * i]};
+    for (size_t i = 0; i < result->usage.size(); ++i) {
+      const int64_t* u = &sums[4 + 4 * i];
+      result->usage[i] = {u[0], u[1], u[2], u[3]};
+    }
   }
   for (size_t i = 0; i < jobs_.size(); ++i) {
     Slot& slot = slots_[plan.samples[i].slot];
@@ -250,7 +256,7 @@ Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   if (plan.chunks.empty()) return OkStatus();
   RETURN_IF_ERROR(Forward(plan));
   for (const SlotFork& fork : plan.forks) {
-    history_.Fork(fork.from, fork.to);
+    history_.Fork(fork.from, fork.to, slots_[fork.to].policy.get());
     slot_maps_.Fork(fork.from, fork.to);
   }
   const bool sampled = !plan.logit_rows.empty();

@@ -34,7 +34,7 @@ struct StepResult {
   std::vector<TokenLogprobs> scores;  // one per plan.scores
   // Of all ranks, each KV head counted once. With several ranks they come with the step's candidates: usage is empty
   // after a step without logits, and what such a step read is in the next sums.
-  std::vector<AttentionUsage> usage;  // one per decode chunk
+  std::vector<AttentionReads> usage;  // one per decode chunk
   AttentionStats attention;           // seconds are this rank's
 };
 

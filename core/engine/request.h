@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/model/decoder.h"
 #include "kernels/selection/policy.h"
 
 namespace quire {
@@ -53,6 +54,10 @@ struct GenerationRequest {
   // Teacher forcing: these tokens are taken instead of sampled ones, each as a decode step with the request's own policy,
   // logprobs reported as for sampled ones. Ends after the last. Used by evaluation.
   std::vector<int32_t> forced;
+  // Evaluation of many policies behind one prompt: sequence i of n goes on with branches[i] in place of `attention`, so
+  // that the prompt is taken in once for all. Empty, or n of them, that remember a prompt alike (policy.h) and keep all
+  // of it. `forced` holds for each.
+  std::vector<AttentionSpec> branches;
   // An output that another engine began (one that was lost): `tokens` were drawn and reported for sequence `sequence` of
   // this request. They are recomputed as those of a preempted sequence are, not reported again, and the next event goes on
   // behind them, ids and text; in batch-invariant mode with the ids that the lost engine would have drawn. Needs a seed
@@ -77,12 +82,6 @@ struct TokenLogprobs {
   std::vector<TokenLogprob> top;  // by descending logprob
 };
 
-// Rows that a preempted sequence recomputes are not counted again, so the sums don't depend on who else was there.
-struct AttentionUsage {
-  int64_t pages_read = 0;   // sums over the sequence's decode steps, layers and KV heads of all ranks
-  int64_t pages_total = 0;
-};
-
 struct RequestTimings {
   double queue_s = 0, prefill_s = 0, decode_s = 0, ttft_s = 0;
 };
@@ -103,7 +102,9 @@ struct TokenEvent {
   // Valid when finished:
   int prompt_tokens = 0, completion_tokens = 0;  // completion: the ids of all events; a stop id left out doesn't count
   int preemptions = 0;
-  AttentionUsage attention;
+  // Of the sequence; rows that it recomputes after a preemption are not counted again, so the sums don't depend on who
+  // else was there.
+  AttentionReads attention;
   RequestTimings timings;
   Status status;  // not OK when the request failed after it was accepted
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <sstream>
 #include <string>
 
@@ -150,6 +151,27 @@ Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wante
   return spec;
 }
 
+Status CheckBranches(const std::vector<std::string>& branches, int page_size) {
+  std::unique_ptr<AttentionPolicy> first;
+  AttentionSpec first_spec;
+  for (const std::string& branch : branches) {
+    ASSIGN_OR_RETURN(const AttentionSpec spec, AttentionSpec::Parse(branch));
+    ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, page_size));
+    if (policy->capacity() > 0) {
+      return InvalidArgument("attention '" + branch + "' evicts from the prompt, which other branches of the request " +
+                             "need; give it a request of its own");
+    }
+    if (first == nullptr) {
+      first = std::move(policy);
+      first_spec = spec;
+    } else if (!RememberAlike({first_spec, *first}, {spec, *policy})) {
+      return InvalidArgument("attention '" + branch + "' remembers another thing of a prompt than '" +
+                             first_spec.ToString() + "'; give it a request of its own");
+    }
+  }
+  return OkStatus();
+}
+
 Status CheckRequest(const GenerationRequest& request, const RequestLimits& limits) {
   if (request.prompt.empty()) return InvalidArgument("the prompt is empty; give at least one token (BOS, say)");
   const int64_t prompt = static_cast<int64_t>(request.prompt.size());
@@ -169,12 +191,17 @@ Status CheckRequest(const GenerationRequest& request, const RequestLimits& limit
   }
   if (!request.forced.empty()) {
     RETURN_IF_ERROR(CheckIds("the forced tokens", request.forced, limits.vocab));
-    if (request.sampling.n != 1) return Bad("n", request.sampling.n, "1 when tokens are forced");
+    if (request.sampling.n != 1 && request.branches.empty()) {
+      return Bad("n", request.sampling.n, "1 when tokens are forced");
+    }
     if (prompt + static_cast<int64_t>(request.forced.size()) > limits.max_model_len) {
       return InvalidArgument("the prompt's " + std::to_string(prompt) + " and " +
                              std::to_string(request.forced.size()) + " forced tokens are more than the context of " +
                              std::to_string(limits.max_model_len));
     }
+  }
+  if (!request.branches.empty() && static_cast<int64_t>(request.branches.size()) != request.sampling.n) {
+    return Bad("n", request.sampling.n, "the number of branches");
   }
   return request.resume.has_value() ? CheckResume(request, limits) : OkStatus();
 }

@@ -2,6 +2,7 @@
 // and what would be allowed. Pure functions.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "core/base/status.h"
@@ -24,6 +25,10 @@ Status CheckRequest(const GenerationRequest& request, const RequestLimits& limit
 // that there are, for another name, for their data may not be kept; and for options that MakePolicy refuses.
 Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wanted,
                                        const std::vector<AttentionSpec>& attention, int page_size);
+
+// Whether requests may go on behind one prompt with these policies (GenerationRequest::branches; their specs' texts,
+// resolved): none evicts, and all remember a prompt alike.
+Status CheckBranches(const std::vector<std::string>& branches, int page_size);
 
 // The sampler's view of a checked request. stop_ids: what ends it, masked until min_tokens.
 SamplerParams MakeSamplerParams(const GenerationRequest& request, uint64_t seed, const std::vector<int32_t>& stop_ids);

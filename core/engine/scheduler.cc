@@ -221,8 +221,10 @@ void Scheduler::Spawn(Sequence* parent, int logit, Planned* planned) {
     child->computed = request.dense_length;
     child->fork_of = parent;
     running_.insert(child);
-    planned->plan.forks.push_back({parent->slot, child->slot, child->index});
-    planned->plan.samples.push_back({child->slot, logit, -1});
+    const bool branch = child->policy() != parent->policy();
+    planned->plan.forks.push_back({parent->slot, child->slot, child->index, branch ? child->policy() : ""});
+    const auto& forced = request.request.forced;
+    planned->plan.samples.push_back({child->slot, logit, forced.empty() ? -1 : forced.front()});
     planned->samples.push_back(child);
   }
 }
@@ -298,7 +300,7 @@ void Scheduler::Plan(Planned* planned) {
     start.output_begin = static_cast<int32_t>(sequence->request->output_begin);
     start.tokens = sequence->tokens;
     start.sampler = sequence->request->sampler;
-    start.attention = sequence->request->attention;
+    start.attention = sequence->policy();
     plan.starts.push_back(std::move(start));
     if (sequence->request->random_cache.has_value()) FillRandomCache(sequence, &plan);
     int rows = 1;
@@ -315,7 +317,7 @@ void Scheduler::Plan(Planned* planned) {
   // Chunks, decode rows first, those of one policy side by side; then which rows give logits, and what for.
   const auto decodes = std::stable_partition(chosen.begin(), chosen.end(), [](const auto& c) { return Decodes(*c.first); });
   std::stable_sort(chosen.begin(), decodes, [](const auto& a, const auto& b) {
-    return a.first->request->attention < b.first->request->attention;
+    return a.first->policy() < b.first->policy();
   });
   int row = 0;
   int prefill_rows = 0;

@@ -41,9 +41,10 @@ struct Sequence {
   std::optional<StreamDecoder> decoder;
   StopMatcher stops;
   double first_scheduled = 0, first_token = 0;  // NowSeconds; 0: not yet
-  AttentionUsage attention;
+  AttentionReads attention;
 
   int64_t output_tokens() const;
+  const std::string& policy() const;  // an AttentionSpec's text
 };
 
 // One request in flight.
@@ -55,6 +56,7 @@ struct RequestState {
   std::optional<int64_t> rank;  // priority and the step at which it was queued, as the scheduler weighs them; then fixed
   double submitted = 0;  // NowSeconds
   std::string attention;  // its policy, an AttentionSpec's text
+  std::vector<std::string> branches;  // [n] instead of it, one a sequence; or none
   SamplerParams sampler;
   std::vector<int32_t> stop_ids;         // stop_token_ids and, unless ignored, the model's eos; ascending
   int64_t dense_length = 0;              // positions below are prefill
@@ -78,6 +80,9 @@ struct RequestState {
 };
 
 inline int64_t Sequence::output_tokens() const { return static_cast<int64_t>(tokens.size()) - request->output_begin; }
+inline const std::string& Sequence::policy() const {
+  return request->branches.empty() ? request->attention : request->branches[static_cast<size_t>(index)];
+}
 
 // Lower first: rank, then priority, then arrival, then index. Of requests that have been queued.
 struct RunsBefore {

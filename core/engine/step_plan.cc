@@ -7,7 +7,7 @@
 namespace quire {
 namespace {
 
-constexpr uint32_t kMagic = 0x51535032;  // "QSP2"
+constexpr uint32_t kMagic = 0x51535033;  // "QSP3"
 
 void PutSampler(ByteWriter& w, const SamplerParams& p) {
   w.Put(p.temperature);
@@ -78,7 +78,13 @@ void StepPlan::Serialize(std::vector<uint8_t>* out) const {
     PutSampler(w, start.sampler);
     w.Put(start.attention);
   }
-  w.PutAll(forks);
+  w.Put(static_cast<uint32_t>(forks.size()));
+  for (const SlotFork& fork : forks) {
+    w.Put(fork.from);
+    w.Put(fork.to);
+    w.Put(fork.sequence);
+    w.Put(fork.attention);
+  }
   w.PutAll(cache_ops.ops);
   w.PutAll(cache_ops.pages);
   w.PutAll(table_deltas);
@@ -107,7 +113,15 @@ Result<StepPlan> StepPlan::Parse(std::span<const uint8_t> bytes, const PlanLimit
     start.attention = r.GetString();
     plan.starts.push_back(std::move(start));
   }
-  plan.forks = r.GetAll<SlotFork>();
+  const uint32_t forks = r.GetCount(16);
+  for (uint32_t i = 0; i < forks && r.ok(); ++i) {
+    SlotFork fork;
+    fork.from = r.Get<int32_t>();
+    fork.to = r.Get<int32_t>();
+    fork.sequence = r.Get<int32_t>();
+    fork.attention = r.GetString();
+    plan.forks.push_back(std::move(fork));
+  }
   plan.cache_ops.ops = r.GetAll<CacheOp>();
   plan.cache_ops.pages = r.GetAll<int32_t>();
   plan.table_deltas = r.GetAll<TableDelta>();

@@ -34,6 +34,7 @@ struct SlotStart {
 // Slot `to` becomes a copy of slot `from` (tokens as before this step, sampler, policy), as another sequence of the request.
 struct SlotFork {
   int32_t from = 0, to = 0, sequence = 0;
+  std::string attention = {};  // its policy, an AttentionSpec's text; empty: that of `from`
   bool operator==(const SlotFork&) const = default;
 };
 

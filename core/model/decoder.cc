@@ -384,8 +384,7 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
   rows.Build(batch, FillsUp(batch) ? &padding : nullptr);
   const auto decodes = static_cast<size_t>(
       std::count_if(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) { return chunk.decode; }));
-  stats.row_pages_read.assign(decodes, 0);
-  stats.row_pages_total.assign(decodes, 0);
+  stats.row_reads.assign(decodes, {});
   if (rows.rows == 0) return attention.BeginStep(rows);
   RETURN_IF_ERROR(inputs.Bring(ctx, rows, batch.caches));
   RETURN_IF_ERROR(rope.Fill(ctx, rows, inputs.pos, scratch.cos_sin));

@@ -86,10 +86,14 @@ struct AttentionReads {
 struct AttentionStats : AttentionReads {
   double selection_seconds = 0;
   double attention_seconds = 0;
-  // Pages by decode row, in the order of the batch's decode chunks.
-  std::vector<int64_t> row_pages_read, row_pages_total;
+  std::vector<AttentionReads> row_reads;  // by decode row, in the order of the batch's decode chunks
 
   AttentionReads& reads() { return *this; }
+  // What the row with this place among the decode chunks has read.
+  void Count(size_t row, const AttentionReads& more) {
+    reads() += more;
+    row_reads[row] += more;
+  }
 };
 
 // Called, when set, with each selection made: for tests and evaluation (recall, equality over ranks).

@@ -175,8 +175,7 @@ void AttentionRunner::CountPages(const DecoderRows& rows, AttentionStats& stats)
     for (int row = run.begin; row < run.end; ++row, counts += kv_heads_) {
       if (rows.Fills(row)) continue;
       const int64_t read = std::accumulate(counts, counts + kv_heads_, int64_t{0});
-      stats.reads() += {read, 0, read * run.block_bytes, 0};
-      stats.row_pages_read[rows.source[row]] += read;
+      stats.Count(rows.source[row], {read, 0, read * run.block_bytes, 0});
     }
   }
 }
@@ -286,32 +285,33 @@ void AttentionRunner::CountRun(const LayerAttention& step, const DecoderRows& ro
     counted_runs_.push_back({run.begin, run.end, counts_seen_, block_bytes});
     counts_seen_ += static_cast<size_t>(run.end - run.begin) * static_cast<size_t>(kv_heads_);
     SelectParams params;  // the formula looks at lengths, which are the host's here
-    while (run.begin + params.rows < run.end && !rows.Fills(run.begin + params.rows)) ++params.rows;
+    params.rows = 1;
     params.q_heads = q_heads_;
-    params.row_seq = rows.seq.data() + run.begin;
-    params.row_len = rows.len.data() + run.begin;
     params.longest = Longest(rows, run);
     params.layer = step.layer;
     params.pages = step.pages;
     params.table = step.table;
     params.scale = scale_;
-    stats.bytes_read += run.policy->SelectBytes(params);
+    for (int row = run.begin; row < run.end && !rows.Fills(row); ++row) {
+      params.row_seq = rows.seq.data() + row;
+      params.row_len = rows.len.data() + row;
+      stats.Count(rows.source[row], {0, 0, run.policy->SelectBytes(params), 0});
+    }
   }
   for (int row = run.begin; row < std::min(run.end, rows.counted_rows); ++row) {
     if (rows.Fills(row)) continue;
     // Of all that the sequence has had, tokens that others have overwritten included.
     const int64_t live = kv_heads_ * LivePages(int64_t{rows.pos[row]} + 1, step.window, format.page_size);
-    stats.reads() += {0, live, 0, live * block_bytes};
-    stats.row_pages_total[rows.source[row]] += live;
+    stats.Count(rows.source[row], {0, live, 0, live * block_bytes});
     if (selects) continue;  // CountPages looks how many they were
     const int64_t read = kv_heads_ * LivePages(rows.len[row], step.window, format.page_size);
-    stats.reads() += {read, 0, read * block_bytes, 0};
-    stats.row_pages_read[rows.source[row]] += read;
+    stats.Count(rows.source[row], {read, 0, read * block_bytes, 0});
     if (!run.by_slot) continue;
     // K a second time for the weights, and the map.
     const int64_t entry = sizeof(int32_t) + sizeof(float);
-    stats.bytes_read +=
+    const int64_t again =
         read * format.k_head_stride * ElementSize(format.dtype) + kv_heads_ * int64_t{rows.len[row]} * entry;
+    stats.Count(rows.source[row], {0, 0, again, 0});
   }
 }
 

@@ -184,6 +184,15 @@ const std::vector<PolicyInfo>& PolicyTable();
 // Whether the policy keeps a history of a layer: it declares one, and selects there at some length.
 bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size);
 
+// A policy and how it is spelled.
+struct SpelledPolicy {
+  const AttentionSpec& spec;
+  const AttentionPolicy& policy;
+};
+// Whether a prompt leaves both with the same history, so that either may go on behind it: none, or that of policies that
+// differ in their token_budget alone, which is for choosing.
+bool RememberAlike(const SpelledPolicy& a, const SpelledPolicy& b);
+
 // INVALID_ARGUMENT for an unknown name, an unknown option or a value out of range (the sentence lists what there is);
 // e.g. a budget smaller than sinks + recent + one page at this page size. "dense" gives a policy whose IsDense is always true.
 // With a page size alone, the rest of the shape is PolicyShape's own: enough to tell whether a spec is right.

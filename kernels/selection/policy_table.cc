@@ -113,6 +113,15 @@ bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size) {
   return policy.Declare().history > 0 && !policy.IsDense(std::numeric_limits<int64_t>::max(), layer, page_size);
 }
 
+bool RememberAlike(const SpelledPolicy& a, const SpelledPolicy& b) {
+  if (a.policy.Declare().history == 0 && b.policy.Declare().history == 0) return true;
+  const auto without_budget = [](AttentionSpec spec) {
+    spec.options.erase("token_budget");
+    return spec;
+  };
+  return without_budget(a.spec) == without_budget(b.spec);
+}
+
 int64_t DenseUpTo(const AttentionPolicy& policy, int64_t longest, int page_size) {
   constexpr int kLastLayer = std::numeric_limits<int>::max();  // dense layers are the first ones
   int64_t dense = 0, sparse = longest + 1;                     // policies that are dense at a length are so below it

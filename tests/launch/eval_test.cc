@@ -60,6 +60,33 @@ TEST(EvalJson, RecallOfPoliciesBesideRandomAndRecentPages) {
   EXPECT_NE(refused.err.find("selects nothing"), std::string::npos) << refused.err;
 }
 
+// Policies behind one prompt, whether they share its prefill or not, and only the first --tokens of each window's half.
+TEST(EvalJson, PoliciesThatShareAPromptScoreAsTheyDoAlone) {
+  const ScratchFolder scratch;
+  std::string text;
+  std::ifstream in(QUIRE_SOURCE_DIR "/launch/quickstart_passage.txt");
+  std::getline(in, text, '\0');
+  const Strings command = {"eval",      "perplexity", "--model",   DataPath("retriever-2m"), "--text-file",
+                           scratch.Write("text", text.substr(0, 600)), "--context", "256", "--tokens", "20",
+                           "--dtype",   "float32",    "--batch-invariant"};
+  const Strings policies = {"dense", "quest:dense_layers=0:token_budget=48", "quest:dense_layers=0:token_budget=64",
+                            "swa:dense_layers=0:token_budget=48", "swa:dense_layers=0:token_budget=64",
+                            "h2o:dense_layers=0:token_budget=48:evict=true"};
+  std::string all;
+  for (const std::string& policy : policies) all += (all.empty() ? "" : ",") + policy;
+  const Json together = RunQuireJson(With(command, {"--attention", all}))["results"];
+  ASSERT_EQ(together.size(), policies.size());
+  for (size_t i = 0; i < policies.size(); ++i) {
+    const Json alone = RunQuireJson(With(command, {"--attention", policies[i]}))["results"][0];
+    EXPECT_EQ(alone["tokens"], 2 * 20);
+    for (const char* field : {"spec", "tokens", "nll", "pages_read", "pages_total", "bytes_read", "bytes_total"}) {
+      EXPECT_EQ(together[i][field], alone[field]) << policies[i] << " " << field;
+    }
+  }
+  EXPECT_NE(together[1]["nll"], together[2]["nll"]);
+  EXPECT_NE(together[3]["nll"], together[4]["nll"]);
+}
+
 TEST(EvalJson, AgreementWithWhatDenseGenerates) {
   const ScratchFolder scratch;
   std::string text;

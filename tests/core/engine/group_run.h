@@ -73,7 +73,7 @@ inline GroupRun MakeGroupRun(const std::string& name) {
 struct GroupOutput {
   std::vector<int32_t> ids;
   std::vector<TokenLogprobs> logprobs;  // of the whole vocabulary, or its best 512
-  AttentionUsage attention;
+  AttentionReads attention;
   Status status;
 };
 

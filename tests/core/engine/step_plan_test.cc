@@ -37,7 +37,8 @@ StepPlan Sample() {
   start.attention = "quest:token_budget=64";
   start.sampler.min_tokens = 4;
   plan.starts.push_back(start);
-  plan.forks.push_back({0, 3, 1});
+  plan.forks.push_back({0, 3, 1, "sparq"});
+  plan.forks.push_back({0, 2, 2});
   plan.cache_ops.ops.push_back({.kind = CacheOp::Kind::kZeroPage, .cache_group = 0, .to = 5});
   plan.cache_ops.ops.push_back({.kind = CacheOp::Kind::kRecomputeMetadata,
                                 .cache_group = 1,

@@ -125,8 +125,7 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
           std::copy_n(qkv.begin() + row * width, width, by_place.begin() + placed.place[row] * width);
         }
         AttentionStats stats;
-        stats.row_pages_read.resize(kSequences);
-        stats.row_pages_total.resize(kSequences);
+        stats.row_reads.resize(kSequences);
         const size_t out_width = static_cast<size_t>(plan.q_heads.size() * kHeadDim);
         std::vector<float> attended(tokens.size() * out_width);
         DecoderInputs inputs;
