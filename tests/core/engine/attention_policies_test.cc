@@ -410,7 +410,7 @@ TEST(AttentionHistory, BelongsToTheSequenceOfItsSlot) {
   a[3].Head(1)[7] = 6.0f;
 
   history->Start(1);
-  history->Fork(0, 1);
+  history->Fork(0, 1, h2o.get());
   PageHistory* b = history->Of(1, h2o.get(), 30);
   EXPECT_NE(b[3].values, a[3].values);
   EXPECT_EQ(b[3].Head(1)[2], 5.0f);
