@@ -1,20 +1,22 @@
-// The small row-wise operations of a decoder layer. All rows are f32, [rows][width], dense. A row's bits
-// depend on that row alone.
+// The small row-wise operations of a decoder layer. All rows are f32 (but ProductRows, on a GPU), [rows][width], dense. A row's
+// bits depend on that row alone.
 #pragma once
 
 #include <cstdint>
 
 #include "core/base/context.h"
 #include "core/base/dtype.h"
+#include "kernels/product_rows.h"
 
 namespace quire {
 
-// out[r] = x[r] / sqrt(mean(x[r]²) + eps) * weight [width]. out may be x. Zhang & Sennrich, arXiv 1910.07467.
-void RmsNorm(const Context& ctx, const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out);
+// out[r] = x[r] / sqrt(mean(x[r]²) + eps) * weight [width]. out may be x, in f32. Zhang & Sennrich, arXiv 1910.07467.
+void RmsNorm(const Context& ctx, const float* x, const float* weight, float eps, int64_t rows, int64_t width,
+             ProductRows out);
 
 // residual[r] += x[r]; out[r] = RmsNorm(residual[r]). out may not be x or residual.
 void AddRmsNorm(const Context& ctx, const float* x, float* residual, const float* weight, float eps, int64_t rows,
-                int64_t width, float* out);
+                int64_t width, ProductRows out);
 
 // y[r] += x[r].
 void Add(const Context& ctx, const float* x, int64_t rows, int64_t width, float* y);
@@ -24,10 +26,10 @@ void HeadRmsNorm(const Context& ctx, float* x, int64_t x_stride, const float* we
                  int head_dim);
 
 // out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i];  gate_up [rows][2 * width], out [rows][width].
-void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out);
+void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, ProductRows out);
 
 // The same with gelu's tanh form, x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) (Hendrycks & Gimpel, arXiv 1606.08415).
-void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out);
+void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, ProductRows out);
 
 // x[r][i] *= factor; x [rows][width].
 void Scale(const Context& ctx, float factor, int64_t rows, int64_t width, float* x);

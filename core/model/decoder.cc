@@ -1,4 +1,4 @@
-// The forward pass, top to bottom. Rows are f32 throughout; scratch is made once. Rows run in the order of
+// The forward pass, top to bottom. Rows are f32 throughout (a GPU rounds those that only a product reads as it makes them); scratch is made once. Rows run in the order of
 // DecoderRows; in the last layer only the rows whose logits are wanted go on after attention.
 #include "core/model/decoder.h"
 
@@ -158,8 +158,10 @@ struct Decoder::Impl {
   size_t ScratchBytes() const;
   // From embedding to logits; inputs and rope tables are there.
   Status RunLayers(const ForwardBatch& batch, float* logits);
+  // Memory for rows that only the product with this weight reads.
+  ProductRows RowsFor(const Weight& weight, float* memory) const { return {memory, ProductType(ctx, weight)}; }
   // residual += partial, normed before where the model says so; normed = its norm with `weight`.
-  void JoinResidual(const Tensor& post_norm, const Tensor& weight);
+  void JoinResidual(const Tensor& post_norm, const Tensor& weight, ProductRows normed);
   Status FillTurns(const ForwardBatch& batch);
   Status EmbedRows();
   void ProjectQkv(int layer);
@@ -210,26 +212,27 @@ Status Decoder::Impl::EmbedRows() {
   return OkStatus();
 }
 
-void Decoder::Impl::JoinResidual(const Tensor& post_norm, const Tensor& weight) {
+void Decoder::Impl::JoinResidual(const Tensor& post_norm, const Tensor& weight, ProductRows normed) {
   Scratch& s = scratch;
   if (const float* post = OrNull(post_norm); post != nullptr) {
     RmsNorm(ctx, s.partial, post, config.norm_eps, live_rows, config.hidden, s.partial);
   }
-  AddRmsNorm(ctx, s.partial, residual, weight.data<float>(), config.norm_eps, live_rows, config.hidden, s.normed);
+  AddRmsNorm(ctx, s.partial, residual, weight.data<float>(), config.norm_eps, live_rows, config.hidden, normed);
 }
 
 void Decoder::Impl::ProjectQkv(int layer) {
   const LayerWeights& w = weights->layers[layer];
   Scratch& s = scratch;
+  const ProductRows normed = RowsFor(w.qkv, s.normed);
   if (layer == 0) {
-    RmsNorm(ctx, residual, w.attn_norm.data<float>(), config.norm_eps, live_rows, config.hidden, s.normed);
+    RmsNorm(ctx, residual, w.attn_norm.data<float>(), config.norm_eps, live_rows, config.hidden, normed);
   } else {
-    JoinResidual(weights->layers[layer - 1].post_mlp_norm, w.attn_norm);
+    JoinResidual(weights->layers[layer - 1].post_mlp_norm, w.attn_norm, normed);
   }
   const int q_heads = static_cast<int>(plan.q_heads.size()), kv_heads = static_cast<int>(plan.kv_heads.size());
   const int d = config.head_dim;
   const int64_t width = w.qkv.rows();
-  Linear(ctx, s.normed, config.hidden, live_rows, w.qkv, OrNull(w.qkv_bias), s.qkv, width);
+  Linear(ctx, normed, config.hidden, live_rows, w.qkv, OrNull(w.qkv_bias), s.qkv, width);
   if (config.qk_norm) {
     HeadRmsNorm(ctx, s.qkv, width, w.q_norm.data<float>(), config.norm_eps, live_rows, q_heads, d);
     HeadRmsNorm(ctx, s.qkv + int64_t{q_heads} * d, width, w.k_norm.data<float>(), config.norm_eps, live_rows, kv_heads,
@@ -286,27 +289,29 @@ Status Decoder::Impl::Mlp(int layer) {
   const LayerWeights& w = weights->layers[layer];
   Scratch& s = scratch;
   const int64_t ffn = plan.ffn.size();
-  JoinResidual(w.post_attn_norm, w.mlp_norm);
+  const ProductRows normed = RowsFor(w.gate_up, s.normed), mlp = RowsFor(w.down, s.mlp);
+  JoinResidual(w.post_attn_norm, w.mlp_norm, normed);
   if (ffn == 0) {  // more ranks than blocks of columns: this one adds nothing but, on rank 0, the bias
     RETURN_IF_ERROR(ClearOnDevice(ctx.device, s.partial, sizeof(float) * live_rows * config.hidden, ctx.stream));
     return SumPartial();
   }
-  Linear(ctx, s.normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
+  Linear(ctx, normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
   Advance();
   if (config.activation == Activation::kSilu) {
-    SiluMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
+    SiluMul(ctx, s.gate_up, live_rows, ffn, mlp);
   } else {
-    GeluTanhMul(ctx, s.gate_up, live_rows, ffn, s.mlp);
+    GeluTanhMul(ctx, s.gate_up, live_rows, ffn, mlp);
   }
-  Linear(ctx, s.mlp, ffn, live_rows, w.down, OrNull(w.down_bias), s.partial, config.hidden);
+  Linear(ctx, mlp, ffn, live_rows, w.down, OrNull(w.down_bias), s.partial, config.hidden);
   return SumPartial();
 }
 
 void Decoder::Impl::Logits(float* logits) {
   Scratch& s = scratch;
   const Weight& head = weights->head_or_embedding();
-  JoinResidual(weights->layers.back().post_mlp_norm, weights->final_norm);
-  Linear(ctx, s.normed, config.hidden, live_rows, head, nullptr, logits, head.rows());
+  const ProductRows normed = RowsFor(head, s.normed);
+  JoinResidual(weights->layers.back().post_mlp_norm, weights->final_norm, normed);
+  Linear(ctx, normed, config.hidden, live_rows, head, nullptr, logits, head.rows());
   if (config.final_softcap > 0) SoftCapRows(ctx, config.final_softcap, live_rows, head.rows(), logits);
 }
 

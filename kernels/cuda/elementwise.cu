@@ -57,7 +57,7 @@ bool AllowsEight(int64_t width, std::initializer_list<const void*> addresses, st
   return ok;
 }
 
-template <typename T, int kN>
+template <typename T, typename Out, int kN>
 struct RmsNormKernel {
   using Params = RmsNormParams;
   static constexpr const char* kName = "rms_norm";
@@ -89,7 +89,7 @@ struct RmsNormKernel {
     }
     const float scale = simt::Rsqrt(simt::BlockSum(sum, s.scratch) / static_cast<float>(p.width) + p.eps);
     // Each thread reads back what it has read (and written) before: from L1, or L2 for very wide rows.
-    T* out = static_cast<T*>(p.out) + row * p.out_stride;
+    Out* out = static_cast<Out*>(p.out) + row * p.out_stride;
     for (int64_t i = first; i < p.width; i += step) {
       float v[kN], weight[kN];
       if (residual != nullptr) {
@@ -166,7 +166,7 @@ struct GeluTanhOp {
     return x / (1.0f + simt::Exp(-1.59576912f * x * simt::Fma(0.044715f * x, x, 1.0f)));
   }
 };
-template <typename T, int kN, class Op>
+template <typename T, typename Out, int kN, class Op>
 struct GatedKernel {
   using Params = SiluMulParams;
   static constexpr const char* kName = Op::kName;
@@ -182,7 +182,7 @@ struct GatedKernel {
     LoadFloats<kN>(gate + p.width, u);
 #pragma unroll
     for (int j = 0; j < kN; ++j) u[j] *= Op::Of(g[j]);
-    StoreFloats<kN>(static_cast<T*>(p.out) + i, u);
+    StoreFloats<kN>(static_cast<Out*>(p.out) + i, u);
   }
 };
 
@@ -269,6 +269,16 @@ struct RopeTableKernel {
   }
 };
 
+// f(T{}, Out{}) for rows of a type that are written in their own or, from f32, in any.
+template <typename F>
+Status VisitInAndOut(DType in, DType out, F&& f) {
+  return VisitFloatDType(out, [&](auto o) -> Status {
+    if (in == out) return f(o, o);
+    if (in == DType::kF32) return f(float{}, o);
+    return Internal("rows of " + std::string(DTypeName(in)) + " are not written as " + std::string(DTypeName(out)));
+  });
+}
+
 // One thread for kN of n elements.
 template <typename Kernel>
 Status LaunchFlat(Stream stream, int64_t n, int per_thread, const typename Kernel::Params& params) {
@@ -290,18 +300,19 @@ RowConfig RowConfig::For(int64_t width) {
 
 std::string RowConfig::ToString() const { return std::to_string(threads) + " threads a row"; }
 
-Status RmsNorm(Stream stream, DType dtype, const RmsNormParams& p) {
+Status RmsNorm(Stream stream, DType dtype, DType out_dtype, const RmsNormParams& p) {
   simt::LaunchShape shape;
   shape.grid_x = p.rows;
   shape.threads = RowConfig::For(p.width).threads;
-  return VisitFloatDType(dtype, [&](auto t) {
+  return VisitInAndOut(dtype, out_dtype, [&](auto t, auto o) {
     using T = decltype(t);
-    constexpr int64_t kSize = sizeof(T);
-    shape.shared_bytes = sizeof(typename RmsNormKernel<T, 1>::Layout);
-    if (AllowsEight(p.width, {p.x, p.residual, p.weight, p.out}, {p.x_stride * kSize, p.out_stride * kSize})) {
-      return simt::Launch<RmsNormKernel<T, kEight>>(shape, stream, p);
+    using Out = decltype(o);
+    constexpr int64_t kSize = sizeof(T), kOutSize = sizeof(Out);
+    shape.shared_bytes = sizeof(typename RmsNormKernel<T, Out, 1>::Layout);
+    if (AllowsEight(p.width, {p.x, p.residual, p.weight, p.out}, {p.x_stride * kSize, p.out_stride * kOutSize})) {
+      return simt::Launch<RmsNormKernel<T, Out, kEight>>(shape, stream, p);
     }
-    return simt::Launch<RmsNormKernel<T, 1>>(shape, stream, p);
+    return simt::Launch<RmsNormKernel<T, Out, 1>>(shape, stream, p);
   });
 }
 
@@ -322,22 +333,23 @@ Status AddToResidual(Stream stream, DType dtype, const void* x, float* residual,
 
 namespace {
 template <class Op>
-Status Gated(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+Status Gated(Stream stream, DType dtype, DType out_dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
   const int64_t n = rows * width;
-  return VisitFloatDType(dtype, [&](auto t) {
+  return VisitInAndOut(dtype, out_dtype, [&](auto t, auto o) {
     using T = decltype(t);
+    using Out = decltype(o);
     const SiluMulParams params{gate_up, out, rows, width};
-    if (AllowsEight(width, {gate_up, out}, {})) return LaunchFlat<GatedKernel<T, kEight, Op>>(stream, n, kEight, params);
-    return LaunchFlat<GatedKernel<T, 1, Op>>(stream, n, 1, params);
+    if (AllowsEight(width, {gate_up, out}, {})) return LaunchFlat<GatedKernel<T, Out, kEight, Op>>(stream, n, kEight, params);
+    return LaunchFlat<GatedKernel<T, Out, 1, Op>>(stream, n, 1, params);
   });
 }
 }  // namespace
 
-Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
-  return Gated<SiluOp>(stream, dtype, gate_up, out, rows, width);
+Status SiluMul(Stream stream, DType dtype, DType out_dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+  return Gated<SiluOp>(stream, dtype, out_dtype, gate_up, out, rows, width);
 }
-Status GeluTanhMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
-  return Gated<GeluTanhOp>(stream, dtype, gate_up, out, rows, width);
+Status GeluTanhMul(Stream stream, DType dtype, DType out_dtype, const void* gate_up, void* out, int64_t rows, int64_t width) {
+  return Gated<GeluTanhOp>(stream, dtype, out_dtype, gate_up, out, rows, width);
 }
 
 Status Scale(Stream stream, float factor, float* x, int64_t n) {

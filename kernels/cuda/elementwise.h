@@ -18,21 +18,22 @@ struct RowConfig {
   std::string ToString() const;
 };
 
-// residual[r] += x[r] where residual is given; out[r] = v / sqrt(mean(v²) + eps) * weight, with v the new residual or x.
-// Bytes: rows * width * (2 * element size + 8 with a residual). Rows whose addresses and widths are multiples of 16 bytes are
+// residual[r] += x[r] where residual is given; out[r] = v / sqrt(mean(v²) + eps) * weight, with v the new residual or x. out is of
+// x's type, or of any where x is f32: rounded to nearest even, as Narrow does it.
+// Bytes: rows * width * (both element sizes + 8 with a residual). Rows whose addresses and widths are multiples of 16 bytes are
 // read by 16 bytes.
 struct RmsNormParams {
   const void* x = nullptr;        // [rows][width] of dtype, row stride x_stride
   int64_t x_stride = 0;
   float* residual = nullptr;      // [rows][width], dense, nullable
   const float* weight = nullptr;  // [width]
-  void* out = nullptr;            // [rows][width] of dtype, row stride out_stride; may be x
+  void* out = nullptr;            // [rows][width] of out_dtype, row stride out_stride; may be x where that has the same type
   int64_t out_stride = 0;
   float eps = 1e-5f;
   int64_t rows = 0;
   int64_t width = 0;
 };
-Status RmsNorm(Stream stream, DType dtype, const RmsNormParams& params);
+Status RmsNorm(Stream stream, DType dtype, DType out_dtype, const RmsNormParams& params);
 
 // RmsNorm over the last dimension of x [rows][heads][head_dim] (row stride x_stride), in place; weight [head_dim].
 struct HeadRmsNormParams {
@@ -49,11 +50,12 @@ Status HeadRmsNorm(Stream stream, DType dtype, const HeadRmsNormParams& params);
 // residual[r] += x[r]; x of dtype, residual f32, both dense [rows][width].
 Status AddToResidual(Stream stream, DType dtype, const void* x, float* residual, int64_t rows, int64_t width);
 
-// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i]; gate_up [rows][2 * width], out [rows][width], of dtype.
-Status SiluMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
+// out[r][i] = silu(gate_up[r][i]) * gate_up[r][width + i]; gate_up [rows][2 * width] of dtype, out [rows][width] of out_dtype,
+// which are as RmsNorm's.
+Status SiluMul(Stream stream, DType dtype, DType out_dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
 
 // The same with gelu's tanh form.
-Status GeluTanhMul(Stream stream, DType dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
+Status GeluTanhMul(Stream stream, DType dtype, DType out_dtype, const void* gate_up, void* out, int64_t rows, int64_t width);
 
 // x[i] *= factor and x[i] = cap · tanh(x[i] / cap) of n floats.
 Status Scale(Stream stream, float factor, float* x, int64_t n);

@@ -27,11 +27,11 @@ Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const Mo
 }
 template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const IdentityMod&);
 template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const SoftCapMod&);
-Status RmsNorm(Stream, DType, const RmsNormParams&) { return Absent(); }
+Status RmsNorm(Stream, DType, DType, const RmsNormParams&) { return Absent(); }
 Status HeadRmsNorm(Stream, DType, const HeadRmsNormParams&) { return Absent(); }
 Status AddToResidual(Stream, DType, const void*, float*, int64_t, int64_t) { return Absent(); }
-Status SiluMul(Stream, DType, const void*, void*, int64_t, int64_t) { return Absent(); }
-Status GeluTanhMul(Stream, DType, const void*, void*, int64_t, int64_t) { return Absent(); }
+Status SiluMul(Stream, DType, DType, const void*, void*, int64_t, int64_t) { return Absent(); }
+Status GeluTanhMul(Stream, DType, DType, const void*, void*, int64_t, int64_t) { return Absent(); }
 Status Scale(Stream, float, float*, int64_t) { return Absent(); }
 Status SoftCapRows(Stream, float, float*, int64_t) { return Absent(); }
 Status Narrow(Stream, DType, const float*, int64_t, int64_t, int64_t, void*) { return Absent(); }

@@ -6,20 +6,21 @@
 
 namespace quire {
 
-void RmsNorm(const Context& ctx, const float* x, const float* weight, float eps, int64_t rows, int64_t width, float* out) {
+void RmsNorm(const Context& ctx, const float* x, const float* weight, float eps, int64_t rows, int64_t width,
+             ProductRows out) {
   Dispatch(
-      ctx, [&] { cpu::RmsNorm(ctx, x, weight, eps, rows, width, out); },
+      ctx, [&] { cpu::RmsNorm(ctx, x, weight, eps, rows, width, out.f32()); },
       [&](Stream stream) {
-        return cuda::RmsNorm(stream, DType::kF32, {x, width, nullptr, weight, out, width, eps, rows, width});
+        return cuda::RmsNorm(stream, DType::kF32, out.dtype, {x, width, nullptr, weight, out.data, width, eps, rows, width});
       });
 }
 
 void AddRmsNorm(const Context& ctx, const float* x, float* residual, const float* weight, float eps, int64_t rows,
-                int64_t width, float* out) {
+                int64_t width, ProductRows out) {
   Dispatch(
-      ctx, [&] { cpu::AddRmsNorm(ctx, x, residual, weight, eps, rows, width, out); },
+      ctx, [&] { cpu::AddRmsNorm(ctx, x, residual, weight, eps, rows, width, out.f32()); },
       [&](Stream stream) {
-        return cuda::RmsNorm(stream, DType::kF32, {x, width, residual, weight, out, width, eps, rows, width});
+        return cuda::RmsNorm(stream, DType::kF32, out.dtype, {x, width, residual, weight, out.data, width, eps, rows, width});
       });
 }
 
@@ -38,16 +39,16 @@ void HeadRmsNorm(const Context& ctx, float* x, int64_t x_stride, const float* we
       });
 }
 
-void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
+void SiluMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, ProductRows out) {
   Dispatch(
-      ctx, [&] { cpu::SiluMul(ctx, gate_up, rows, width, out); },
-      [&](Stream stream) { return cuda::SiluMul(stream, DType::kF32, gate_up, out, rows, width); });
+      ctx, [&] { cpu::SiluMul(ctx, gate_up, rows, width, out.f32()); },
+      [&](Stream stream) { return cuda::SiluMul(stream, DType::kF32, out.dtype, gate_up, out.data, rows, width); });
 }
 
-void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, float* out) {
+void GeluTanhMul(const Context& ctx, const float* gate_up, int64_t rows, int64_t width, ProductRows out) {
   Dispatch(
-      ctx, [&] { cpu::GeluTanhMul(ctx, gate_up, rows, width, out); },
-      [&](Stream stream) { return cuda::GeluTanhMul(stream, DType::kF32, gate_up, out, rows, width); });
+      ctx, [&] { cpu::GeluTanhMul(ctx, gate_up, rows, width, out.f32()); },
+      [&](Stream stream) { return cuda::GeluTanhMul(stream, DType::kF32, out.dtype, gate_up, out.data, rows, width); });
 }
 
 void Scale(const Context& ctx, float factor, int64_t rows, int64_t width, float* x) {

@@ -46,7 +46,7 @@ TEST(CudaRmsNorm, EqualsReferenceWithAndWithoutResidual) {
         p.out_stride = width;
         p.rows = rows;
         p.width = width;
-        ASSERT_TRUE(cuda::RmsNorm(Stream{}, dtype, p).ok());
+        ASSERT_TRUE(cuda::RmsNorm(Stream{}, dtype, dtype, p).ok());
         // The sum's rounding, a few more, and the storage's.
         const double eps = 6e-8 * (8 + std::sqrt(static_cast<double>(width))) + Typed::HalfUlp(dtype);
         for (size_t i = 0; i < n; ++i) {
@@ -71,11 +71,52 @@ TEST(CudaRmsNorm, UnalignedRowsAreReadToo) {
     p.out = out.data();
     p.out_stride = p.x_stride = p.width = width;
     p.rows = 1;
-    EXPECT_TRUE(cuda::RmsNorm(Stream{}, DType::kF32, p).ok());
+    EXPECT_TRUE(cuda::RmsNorm(Stream{}, DType::kF32, DType::kF32, p).ok());
     return out;
   };
   const std::vector<float> aligned = run(0), odd = run(1);
   for (size_t i = 0; i < aligned.size(); ++i) EXPECT_NEAR(odd[i], aligned[i], 1e-6 * std::abs(aligned[i]));
+}
+
+// Rows of f32 written in 16 bits are those of f32, rounded: bit by bit what Narrow makes of them.
+TEST(CudaElementwise, RowsWrittenIn16BitsAreTheRoundedRows) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    for (const int64_t width : kWidths) {
+      const int64_t rows = 3;
+      const auto n = static_cast<size_t>(rows * width);
+      const std::vector<float> x = SeededFloats(2 * n, 1, 3.0f), residual = SeededFloats(n, 2);
+      const std::vector<float> weight = SeededFloats(static_cast<size_t>(width), 3);
+      const auto expect_rounded = [&](const auto& run) {
+        std::vector<float> wide(n, -7);
+        Typed want(dtype, wide), got(dtype, wide);
+        ASSERT_TRUE(run(DType::kF32, static_cast<void*>(wide.data())).ok());
+        ASSERT_TRUE(cuda::Narrow(Stream{}, dtype, wide.data(), width, rows, width, want.data()).ok());
+        ASSERT_TRUE(run(dtype, got.data()).ok());
+        EXPECT_EQ(got.bytes(), want.bytes()) << DTypeName(dtype) << " width " << width;
+      };
+      for (const bool with_residual : {false, true}) {
+        expect_rounded([&](DType out_dtype, void* out) {
+          std::vector<float> sum = residual;
+          cuda::RmsNormParams p;
+          p.x = x.data();
+          p.x_stride = p.out_stride = p.width = width;
+          p.residual = with_residual ? sum.data() : nullptr;
+          p.weight = weight.data();
+          p.out = out;
+          p.rows = rows;
+          return cuda::RmsNorm(Stream{}, DType::kF32, out_dtype, p);
+        });
+      }
+      expect_rounded([&](DType out_dtype, void* out) {
+        return cuda::SiluMul(Stream{}, DType::kF32, out_dtype, x.data(), out, rows, width);
+      });
+      expect_rounded([&](DType out_dtype, void* out) {
+        return cuda::GeluTanhMul(Stream{}, DType::kF32, out_dtype, x.data(), out, rows, width);
+      });
+    }
+  }
+  float x = 1;
+  EXPECT_EQ(cuda::SiluMul(Stream{}, DType::kBF16, DType::kF32, &x, &x, 1, 1).code(), StatusCode::kInternal);
 }
 
 TEST(CudaHeadRmsNorm, EqualsReferenceAndLeavesTheRest) {
@@ -115,7 +156,7 @@ TEST(CudaSiluMul, EqualsReferenceAlsoAtTheEndsOfTheRange) {
       std::vector<float> want(static_cast<size_t>(rows * width));
       reference::SiluMul(floats.data(), rows, width, want.data());
       Typed out(dtype, std::vector<float>(want.size(), -7));
-      ASSERT_TRUE(cuda::SiluMul(Stream{}, dtype, x.data(), out.data(), rows, width).ok());
+      ASSERT_TRUE(cuda::SiluMul(Stream{}, dtype, dtype, x.data(), out.data(), rows, width).ok());
       for (size_t i = 0; i < want.size(); ++i) {
         if (!std::isfinite(want[i]) || std::abs(want[i]) > (dtype == DType::kF16 ? 65000 : 1e38)) {
           ASSERT_EQ(out.At(i), ToFloat(FromFloat<float>(want[i] > 0 ? inf : -inf))) << i;
@@ -137,7 +178,7 @@ TEST(CudaGeluTanhMul, EqualsReference) {
       std::vector<float> want(static_cast<size_t>(rows * width));
       reference::GeluTanhMul(floats.data(), rows, width, want.data());
       Typed out(dtype, std::vector<float>(want.size(), -7));
-      ASSERT_TRUE(cuda::GeluTanhMul(Stream{}, dtype, x.data(), out.data(), rows, width).ok());
+      ASSERT_TRUE(cuda::GeluTanhMul(Stream{}, dtype, dtype, x.data(), out.data(), rows, width).ok());
       for (size_t i = 0; i < want.size(); ++i) {
         const size_t row = i / static_cast<size_t>(width), column = i % static_cast<size_t>(width);
         const size_t at = row * 2 * static_cast<size_t>(width) + column;

@@ -14,6 +14,7 @@
 #include "kernels/linear.h"
 #include "kernels/machine.h"
 #include "kernels/page_ops.h"
+#include "kernels/product_rows.h"
 #include "tests/kernels/cuda/emulator/device.h"
 #include "tests/kernels/cuda/emulator/options.h"
 #include "tests/kernels/cuda/typed.h"
@@ -104,9 +105,9 @@ TEST(EmulatedGpu, CopiesAndLaunchesThatMixUpMemoryFail) {
   EXPECT_THROW(static_cast<void>(CopyFromDevice(kGpu, buffer->data(), host.data(), 64)), emulator::Error);
   EXPECT_THROW(static_cast<void>(CopyOnDevice(kGpu, buffer->data(), host.data(), 64)), emulator::Error);
   auto* device = reinterpret_cast<float*>(buffer->data());
-  ASSERT_TRUE(cuda::SiluMul({}, DType::kF32, device, device + 32, 1, 16).ok());
-  EXPECT_THROW(static_cast<void>(cuda::SiluMul({}, DType::kF32, host.data(), device, 1, 16)), emulator::Error);
-  EXPECT_THROW(static_cast<void>(cuda::SiluMul({}, DType::kF32, device, host.data(), 1, 16)), emulator::Error);
+  ASSERT_TRUE(cuda::SiluMul({}, DType::kF32, DType::kF32, device, device + 32, 1, 16).ok());
+  EXPECT_THROW(static_cast<void>(cuda::SiluMul({}, DType::kF32, DType::kF32, host.data(), device, 1, 16)), emulator::Error);
+  EXPECT_THROW(static_cast<void>(cuda::SiluMul({}, DType::kF32, DType::kF32, device, host.data(), 1, 16)), emulator::Error);
 }
 
 // What is put on a stream is done when the host waits, no sooner.
@@ -372,6 +373,43 @@ TEST(LinearOnGpu, IsThatOfRoundedRows) {
         }
       }
     }
+  }
+}
+
+// Rows that a norm made for a product meet it as those that the product rounds itself, in a kernel less.
+TEST(LinearOnGpu, TakesRowsMadeInTheWeightsType) {
+  const int64_t m = 3, rows = 5, cols = 24;
+  for (const DType dtype : testing::kFloatDTypes) {
+    Session s;
+    const std::vector<float> x = testing::SeededFloats(static_cast<size_t>(m * cols), 1);
+    const std::vector<float> scale = testing::SeededFloats(static_cast<size_t>(cols), 3);
+    const testing::Typed w(dtype, testing::SeededFloats(static_cast<size_t>(rows * cols), 2));
+    const auto bring = [&](const void* data, size_t bytes) {
+      Result<Buffer> buffer = Buffer::Create(bytes, kGpu);
+      EXPECT_TRUE(CopyToDevice(kGpu, buffer->data(), data, bytes, s.ctx.stream).ok());
+      return std::move(buffer).value();
+    };
+    Buffer dx = bring(x.data(), x.size() * 4), dw = bring(w.data(), w.bytes().size()), ds = bring(scale.data(), scale.size() * 4);
+    Buffer normed = bring(x.data(), x.size() * 4), out = bring(x.data(), static_cast<size_t>(m * rows) * 4);
+    const auto floats = [](Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); };
+    Result<Weight> weight = Weight::Borrow(dw.data(), dtype, rows, cols);
+    ASSERT_TRUE(weight.ok());
+    EXPECT_EQ(ProductType(s.ctx, *weight), dtype);
+    Context cpu;
+    EXPECT_EQ(ProductType(cpu, *weight), DType::kF32);
+    std::vector<std::vector<float>> got;
+    std::vector<int64_t> launches;
+    for (const ProductRows& made : {ProductRows(floats(normed)), ProductRows(normed.data(), dtype)}) {
+      const int64_t before = emulator::CountsOfGpu().launches;
+      RmsNorm(s.ctx, floats(dx), floats(ds), 1e-5f, m, cols, made);
+      Linear(s.ctx, made, cols, m, *weight, nullptr, floats(out), rows);
+      got.emplace_back(static_cast<size_t>(m * rows));
+      ASSERT_TRUE(CopyFromDevice(kGpu, got.back().data(), out.data(), got.back().size() * 4, s.ctx.stream).ok());
+      ASSERT_TRUE(s.session->Synchronize().ok());
+      launches.push_back(emulator::CountsOfGpu().launches - before);
+    }
+    EXPECT_EQ(got[0], got[1]) << DTypeName(dtype);
+    EXPECT_EQ(launches[0], launches[1] + (dtype == DType::kF32 ? 0 : 1));
   }
 }
 

@@ -43,7 +43,7 @@ TEST_F(KernelRaces, RmsNorm) {
   p.out = out.data();
   p.rows = 1;
   p.width = p.x_stride = p.out_stride = width;
-  ASSERT_TRUE(cuda::RmsNorm(Stream{}, DType::kF32, p).ok());
+  ASSERT_TRUE(cuda::RmsNorm(Stream{}, DType::kF32, DType::kF32, p).ok());
   double squares = 0;
   for (const float v : out) squares += double{v} * v;
   EXPECT_NEAR(squares / static_cast<double>(width), 1.0, 1e-3);
