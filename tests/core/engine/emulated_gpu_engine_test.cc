@@ -2,6 +2,7 @@
 // GPU, ranks that find too few.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -186,6 +187,35 @@ TEST(EmulatedGpuEngine, RanksThatShareAGpuRunWithoutGraphs) {
     EXPECT_EQ(emulator::CountsOfGpu().graphs, graphs);
   }
   for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+}
+
+// What a step brings back of a row: its candidates, of the raw row where they are wanted and of the edited one.
+TEST(EmulatedGpuEngine, NoRowOfLogitsComesBackWhole) {
+  constexpr int64_t kVocab = 512;
+  for (const GenerationRequest& request : EverySamplingParameter()) {
+    SCOPED_TRACE(request.request_id);
+    auto engine = MakeEngine(OnGpu(Small(kStories)));
+    ASSERT_NE(engine, nullptr);
+    Collector others;  // as many greedy ones as the request has sequences: what grows but for sampling, grows here
+    for (int i = 0; i < 3; ++i) ASSERT_TRUE(engine->Submit(Greedy(request.prompt, 10), others.callback()).ok());
+    ASSERT_TRUE(engine->Run().ok());
+    const emulator::GpuCounts before = emulator::CountsOfGpu();
+    const int64_t steps = engine->Stats().steps;
+    const Output out = RunOne(*engine, request);
+    const emulator::GpuCounts after = emulator::CountsOfGpu();
+    const int64_t n = engine->Stats().steps - steps;
+    const int64_t draws = static_cast<int64_t>(out.ids.size()) * request.sampling.n;
+    const bool draws_from = request.sampling.temperature > 0 && request.forced.empty();
+    const int64_t k = draws_from ? 64 : 1;
+    const int64_t most = draws * 4 * ((1 + 2 * std::max(1, request.logprobs)) + (1 + 3 * k) + 1);
+    EXPECT_LE(after.bytes_back - before.bytes_back, most);
+    EXPECT_GE(after.bytes_back - before.bytes_back, draws * 4 * 3);
+    EXPECT_LT(most, draws * 4 * kVocab);
+    EXPECT_EQ(after.waits - before.waits, n);
+    if (request.sampling.n == 1) {  // forks copy pages, whose list may be the longest so far
+      EXPECT_EQ(after.bytes, before.bytes) << "memory was made in a step";
+    }
+  }
 }
 
 TEST(EmulatedGpuEngine, AllDeviceMemoryGoesBack) {

@@ -133,6 +133,40 @@ TEST_F(GpuEngine, AMixedBatchIsAsOnTheCpu) {
   EXPECT_NE(on_gpu.at("drawn", 0).ids, on_gpu.at("drawn", 1).ids);
 }
 
+// Every sampling parameter that a request has, each in a request of its own, all at once.
+TEST_F(GpuEngine, EverySamplingParameterGivesTheTokensOfTheCpu) {
+  EngineOptions options = Small(kStories);
+  options.max_num_seqs = 24;
+  const std::vector<GenerationRequest> requests = EverySamplingParameter();
+  Collector on_cpu, on_gpu;
+  for (const bool gpu : {false, true}) {
+    auto engine = MakeEngine(gpu ? OnGpu(options) : options);
+    ASSERT_NE(engine, nullptr);
+    for (const GenerationRequest& request : requests) {
+      ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+    }
+    const Status status = engine->Run();
+    ASSERT_TRUE(status.ok()) << status.ToString();
+  }
+  const std::vector<int32_t> plain = on_cpu.at("greedy").ids;
+  for (const GenerationRequest& request : requests) {
+    SCOPED_TRACE(request.request_id);
+    ASSERT_EQ(on_gpu.sequences(request.request_id), on_cpu.sequences(request.request_id));
+    for (int s = 0; s < request.sampling.n; ++s) {
+      const Output& a = on_cpu.at(request.request_id, s);
+      const Output& b = on_gpu.at(request.request_id, s);
+      EXPECT_EQ(a.ids, b.ids);
+      if (request.request_id != "greedy") {
+        EXPECT_NE(a.ids, plain) << "a parameter that changes nothing tests nothing";
+      }
+      ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+      for (size_t i = 0; i < a.logprobs.size(); ++i) ExpectNear(a.logprobs[i], b.logprobs[i]);
+    }
+  }
+  EXPECT_NE(on_cpu.at("presence").ids, on_cpu.at("logit_bias").ids);
+  EXPECT_NE(on_cpu.at("frequency").ids, on_cpu.at("logit_bias").ids);
+}
+
 TEST_F(GpuEngine, PreemptedSequencesComeBackAsTheyWere) {
   EngineOptions options = Small(kStories);
   options.page_size = 4;

@@ -167,6 +167,17 @@ TEST(CudaTopCandidates, EditsOfNanInfinitiesAndTies) {
   for (const int k : {1, 9}) AgreesWithTheReference(logits, 1, 9, k, 1, all);
 }
 
+// Whoever takes the maximum before all edits are there gets a sum that overflows, or none.
+TEST(CudaTopCandidates, EditsThatMoveTheMaximumFarAreThereBeforeItIsTaken) {
+  const Typed logits(DType::kF32, SeededFloats(300, 1));
+  for (const float bias : {200.0f, -200.0f}) {
+    Edits edits;
+    for (int32_t i = 0; i < 300; i += bias > 0 ? 3 : 1) edits.edits.push_back({1299 - i, bias});
+    edits.rows = {{0, 1, 0, static_cast<int32_t>(edits.edits.size())}};
+    for (uint64_t seed = 1; seed <= 4; ++seed) AgreesWithTheReference(logits, 1, 300, 2, seed, edits);
+  }
+}
+
 TEST(CudaGatherLogits, AreTheRowsOwnAndZeroOutsideTheSlice) {
   for (const DType dtype : testing::kFloatDTypes) {
     const Typed logits(dtype, {1, 2, 3, 0, 4, 5, 6, 0});  // rows 4 apart

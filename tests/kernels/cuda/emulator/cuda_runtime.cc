@@ -249,9 +249,9 @@ void CheckSides(const void* to, const void* from, Way way) {
                         (to_device ? "to device memory" : "to host memory") + " that says otherwise");
 }
 
-void Count(int64_t emulator::GpuCounts::*member) {
+void Count(int64_t emulator::GpuCounts::*member, int64_t n = 1) {
   std::lock_guard lock(TheArena().mutex());
-  ++(TheArena().counts().*member);
+  TheArena().counts().*member += n;
 }
 
 struct Event {
@@ -320,6 +320,7 @@ Status CopyRows(void* to, size_t to_stride, const void* from, size_t from_stride
                 void* stream) {
   CheckSides(to, from, way);
   if (way != Way::kOnDevice) Count(&emulator::GpuCounts::copies);
+  if (way == Way::kFromDevice) Count(&emulator::GpuCounts::bytes_back, static_cast<int64_t>(width * rows));
   const bool ordinary = way != Way::kOnDevice && !emulator::ThePinned().Holds(way == Way::kToDevice ? from : to);
   if (ordinary) RETURN_IF_ERROR(emulator::Forbidden("cudaMemcpyAsync of ordinary memory"));
   if (ordinary && way == Way::kFromDevice) {

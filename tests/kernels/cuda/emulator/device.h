@@ -37,6 +37,7 @@ struct GpuCounts {
   size_t bytes = 0;       // allocated now
   int64_t launches = 0;   // since the process began
   int64_t copies = 0;     // between host and device
+  int64_t bytes_back = 0;  // of them, from the device
   int64_t waits = 0;      // of the host for a stream
   int64_t graphs = 0;         // launched
   int64_t captures = 0;       // that became one
