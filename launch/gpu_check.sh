@@ -7,7 +7,8 @@ set -euo pipefail
 usage() {
   cat <<'TEXT'
 usage: launch/gpu_check.sh pack FILE.tar.gz [BUILD]   of build/release, or of BUILD
-       ./gpu_check.sh run [REPORT.json]               in the unpacked folder; report.json
+       ./gpu_check.sh run [REPORT.json]               in the unpacked folder; report.json. Three minutes on an H200;
+                                                      QUIRE_SLOW=1 runs the tests' slow grids too
 TEXT
 }
 die() {
@@ -50,7 +51,8 @@ json() {
 }
 
 run() {
-  local report=${1:-report.json} out failed=0 name names=() folder
+  local report out failed=0 name names=() folder
+  report=$(realpath -m "${1:-report.json}")
   cd "$(dirname "${BASH_SOURCE[0]}")"
   [ -x bin/gpu_engine_test ] || die "bin/gpu_engine_test isn't there; unpack what 'pack' made and start gpu_check.sh in it"
   out=$(mktemp -d)
@@ -65,26 +67,27 @@ run() {
   fi
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader > "$out/gpu" 2> /dev/null ||
     die "nvidia-smi finds no GPU here"
+  # The report so far; written after every part, so that what was measured is there whatever happens to the rest.
+  write_report() {
+    {
+      printf '{"gpu": "%s", "commit": "%s", "date": "%s"' "$(head -n 1 "$out/gpu")" "$(cat commit)" "$(date -u +%F)"
+      for name in "${names[@]}"; do
+        printf ', '
+        json "$name" "$out/$name.json"
+      done
+      printf '}\n'
+    } > "$report"
+  }
+  local filter='-Slow*'
+  if [ -n "${QUIRE_SLOW:-}" ]; then filter='*'; fi
   for name in gpu_kernels_test gpu_engine_test; do
     echo "$name" >&2
-    bin/$name --gtest_brief=1 --gtest_output="json:$out/$name.json" > "$out/$name.txt" 2>&1 || failed=1
+    bin/$name --gtest_filter="$filter" > "$out/$name.txt" 2>&1 || failed=1
     tail -n 3 "$out/$name.txt" >&2
+    sed -nE 's/^\[ +(PASSED|FAILED|SKIPPED) +\] */\1 /p' "$out/$name.txt" |
+      awk 'BEGIN { printf "[" } { printf "%s\"%s\"", between, $0; between = ", " } END { print "]" }' > "$out/$name.json"
     names+=("$name")
   done
-  if command -v compute-sanitizer > /dev/null; then
-    for name in memcheck racecheck; do
-      echo "compute-sanitizer $name" >&2
-      if compute-sanitizer --tool "$name" --error-exitcode 3 bin/gpu_engine_test \
-        --gtest_filter='GpuEngine.ASmallBudget*:GpuEngine.AMixedBatch*' > "$out/$name.txt" 2>&1; then
-        echo '"ok"' > "$out/$name.json"
-      else
-        failed=1
-        echo '"failed"' > "$out/$name.json"
-        tail -n 40 "$out/$name.txt" >&2
-      fi
-      names+=("$name")
-    done
-  fi
   bench() {  # NAME, then what bench takes
     local name=$1
     shift
@@ -94,6 +97,7 @@ run() {
       tail -n 1 "$out/$name.txt" >&2
     }
     names+=("$name")
+    write_report
   }
   local kernels=(kernels --head-dim 128 --page-size 16 --dense-layers 0 --repeats 7)
   local alone=(--prefill 16 --rows 1 --hidden 64 --ffn 64)
@@ -119,15 +123,23 @@ TEXT
     python3 torch_attention.py --batch 1,16 --depth 4096,32768,131072 --heads 32:8 --prefill 2048,8192 > "$out/torch.json" 2> "$out/torch.txt" ||
       tail -n 1 "$out/torch.txt" >&2
     names+=(torch)
+    write_report
   fi
-  {
-    printf '{"gpu": "%s", "commit": "%s", "date": "%s"' "$(head -n 1 "$out/gpu")" "$(cat commit)" "$(date -u +%F)"
-    for name in "${names[@]}"; do
-      printf ', '
-      json "$name" "$out/$name.json"
+  if command -v compute-sanitizer > /dev/null; then
+    for name in memcheck racecheck; do
+      echo "compute-sanitizer $name" >&2
+      if timeout 120 compute-sanitizer --tool "$name" --error-exitcode 3 bin/gpu_engine_test \
+        --gtest_filter='GpuEngine.ASmallBudget*:GpuEngine.AMixedBatch*' > "$out/$name.txt" 2>&1; then
+        echo '"ok"' > "$out/$name.json"
+      else
+        failed=1
+        echo '"failed"' > "$out/$name.json"
+        tail -n 40 "$out/$name.txt" >&2
+      fi
+      names+=("$name")
+      write_report
     done
-    printf '}\n'
-  } > "$report"
+  fi
   echo "report: $report" >&2
   [ $failed = 0 ] || die "some of it failed; the lines above say what"
 }
