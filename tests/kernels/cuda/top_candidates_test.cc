@@ -190,11 +190,11 @@ TEST(CudaGatherLogits, AreTheRowsOwnAndZeroOutsideTheSlice) {
   // More than a block has threads.
   const std::vector<float> many = SeededFloats(400, 1);
   const Typed logits(DType::kF32, many);
-  const CandidateRow row{};
+  const std::vector<CandidateRow> row(1);  // not on the stack, where a GPU can't read it
   std::vector<int32_t> ids(400);
   std::iota(ids.rbegin(), ids.rend(), 0);
   std::vector<float> out(400);
-  ASSERT_TRUE(cuda::GatherLogits(Stream{}, DType::kF32, {logits.data(), 400, 1, 400, 0, 400, &row, ids.data(), out.data()}).ok());
+  ASSERT_TRUE(cuda::GatherLogits(Stream{}, DType::kF32, {logits.data(), 400, 1, 400, 0, 400, row.data(), ids.data(), out.data()}).ok());
   EXPECT_TRUE(std::equal(out.begin(), out.end(), many.rbegin()));
 }
 
