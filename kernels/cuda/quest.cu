@@ -37,7 +37,7 @@ struct QuestScoresKernel {
   };
   static constexpr const char* kName = "quest_scores";
   static constexpr int kMaxThreads = 32 * kMaxWarps;
-  static constexpr int kMinBlocks = kHeads >= 8 ? 2 : 3;
+  static constexpr int kMinBlocks = kHeads >= 4 ? 2 : 3;
   static constexpr int kPages = 16 / static_cast<int>(sizeof(T));        // of a 16-byte load
   static constexpr int kLanesPerChannel = kPagesPerGroup / kPages;       // 2, in f32 4
   static constexpr int kChannels = simt::kWarpSize / kLanesPerChannel;   // of a load of the warp
