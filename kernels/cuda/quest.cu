@@ -1,7 +1,9 @@
-// Scores; this is the kernel for f32 caches, large query groups and odd widths, the usual one is in quest_scores_mma.cuh. A warp takes one metadata group of one (row, KV head) at a time: 8 KB in one piece at d 128. Each lane loads 16
-// bytes, the pages of half a group (a quarter in f32) for one channel, so that every load of the warp is 512 bytes in a row;
-// it adds what its channels give to its pages for every head of the chunk, and the lanes' sums meet by a butterfly that halves
-// the pages it carries at each step. The bound is Σ q⁺·max + q⁻·min with q⁺ = max(q, 0), q⁻ = min(q, 0), as on the CPU.
+// Scores for f32 caches, large query groups and odd widths; the usual kernel is in quest_scores_mma.cuh. A warp takes one
+// metadata group of one (row, KV head) at a time: 8 KB in one piece at d 128. Each lane loads 16 bytes, the pages of half a
+// group (a quarter in f32) for one channel, so that every load of the warp is 512 bytes in a row, eight of them under way while
+// eight are worked on; it adds what its channels give to its pages for every head of the chunk, and the lanes' sums meet by a
+// butterfly that halves the pages it carries at each step. The bound is Σ q⁺·max + q⁻·min with q⁺ = max(q, 0), q⁻ = min(q, 0),
+// as on the CPU.
 //
 // Top pages. A block a list: radix search for the k-th key, then one ordered compaction over all pages in which forced ones
 // are sure.
@@ -21,11 +23,6 @@ constexpr int kMaxWarps = 4;
 // The cut of a row; the CPU's own arithmetic (kernels/selection/budget.h), whose functions are constexpr.
 QUIRE_DEVICE ForcedPages Cut(const PageBudget& budget, int length, int page_size) {
   return ForcedPages::Create(budget, length, page_size);
-}
-
-QUIRE_DEVICE float MaxOrNan(float a, float b) {
-  if (a != a) return a;
-  return b > a || b != b ? b : a;
 }
 
 // T: cache; Q: query; kHeads: of the query group at once, a power of two.

@@ -14,6 +14,11 @@
 
 namespace quire::cuda {
 
+QUIRE_DEVICE float MaxOrNan(float a, float b) {
+  if (a != a) return a;
+  return b > a || b != b ? b : a;
+}
+
 // T: cache; Q: query. kTiles: A operands: 1 takes four heads at once, 2 eight.
 template <typename T, typename Q, int kTiles>
 struct TensorQuestScoresKernel {
@@ -74,11 +79,6 @@ struct TensorQuestScoresKernel {
     for (int at = simt::Lane(); at < k_dim * 2; at += simt::kWarpSize) {
       simt::CpAsync<16>(Place(slice, at / 2, at % 2), half + int64_t{at} * 8);
     }
-  }
-
-  QUIRE_DEVICE static float MaxOrNan(float a, float b) {
-    if (a != a) return a;
-    return b > a || b != b ? b : a;
   }
 
   QUIRE_DEVICE static void Run(const Params& params) {
