@@ -11,7 +11,7 @@ if [ $# -gt 0 ]; then
 fi
 
 launch/install_deps.sh
-build_preset release
+BUILD_TARGET=quire_program build_preset release
 quire=build/release/bin/quire
 
 work=$(mktemp -d)

@@ -1,61 +1,106 @@
+// The k-th largest score is found bit by bit in the order of the floats: a candidate stays where at least k scores reach it, so
+// each bit is one pass of comparisons over vectors. It ends as soon as exactly k reach it, which is long before the last
+// bit where scores differ.
 #include "kernels/cpu/top_k.h"
 
 #include <bit>
-#include <cstring>
+#include <limits>
 
+#include "kernels/cpu/simd.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/top_k.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
 namespace quire {
+namespace HWY_NAMESPACE {
 namespace {
 
-// Unsigned integers in the order of the floats; 0 for NaN, which lies below −inf's 0x007fffff.
-inline uint32_t OrderedKey(float score) {
-  const uint32_t bits = std::bit_cast<uint32_t>(score + 0.0f);  // −0 becomes +0
-  if (score != score) return 0;
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+using Floats = hn::ScalableTag<float>;
+constexpr int kLanes = static_cast<int>(hn::MaxLanes(Floats()));
+
+// Scores ≥ limit; a NaN never is.
+int CountFrom(const float* HWY_RESTRICT scores, int n, float limit) {
+  const Floats d;
+  const hn::RebindToSigned<Floats> di;
+  const auto at_least = hn::Set(d, limit);
+  auto sum = hn::Zero(di), other = hn::Zero(di);  // minus the count
+  int i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    sum = hn::Add(sum, hn::VecFromMask(di, hn::RebindMask(di, hn::Ge(hn::LoadU(d, scores + i), at_least))));
+    other = hn::Add(other, hn::VecFromMask(di, hn::RebindMask(di, hn::Ge(hn::LoadU(d, scores + i + kLanes), at_least))));
+  }
+  int count = -hn::GetLane(hn::SumOfLanes(di, hn::Add(sum, other)));
+  for (; i < n; ++i) count += scores[i] >= limit;
+  return count;
 }
 
-}  // namespace
+// The float at a place in their order, −inf for places below it.
+float FloatAt(uint32_t key) {
+  constexpr uint32_t kSign = 0x80000000u, kMinusInf = 0x007fffffu;
+  if (key <= kMinusInf) return -std::numeric_limits<float>::infinity();
+  return std::bit_cast<float>(key & kSign ? key ^ kSign : ~key);
+}
 
-int TopPages(const float* scores, int n, int k, int32_t first, int32_t* out) {
+// first + i of the scores ≥ limit to out, of those that equal it only the first `ties`. Returns how many.
+int Take(const float* HWY_RESTRICT scores, int n, float limit, int ties, int32_t first, int32_t* HWY_RESTRICT out) {
+  const Floats d;
+  const auto at_least = hn::Set(d, limit);
   int count = 0;
-  if (k <= 0 || n <= 0) return 0;
-  if (k >= n) {
-    for (int i = 0; i < n; ++i) {
-      out[count] = first + i;
-      count += OrderedKey(scores[i]) != 0;
-    }
-    return count;
+  const auto take = [&](int i) {
+    if (scores[i] == limit && ties-- <= 0) return;
+    out[count++] = first + i;
+  };
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    uint8_t bytes[8] = {};
+    hn::StoreMaskBits(d, hn::Ge(hn::LoadU(d, scores + i), at_least), bytes);
+    uint64_t bits = 0;
+    for (int b = 0; b < (kLanes + 7) / 8; ++b) bits |= uint64_t{bytes[b]} << (8 * b);
+    for (; bits != 0; bits &= bits - 1) take(i + std::countr_zero(bits));
   }
-  // The k-th largest key, 11 bits at a time from the top.
-  constexpr int kBits[3] = {11, 11, 10};
-  uint32_t threshold = 0, known = 0;  // bits found, and where they are
-  int wanted = k;                     // keys still to be found among those that match the known bits
-  int shift = 32;
-  for (const int bits : kBits) {
-    shift -= bits;
-    uint32_t histogram[2048];
-    std::memset(histogram, 0, sizeof(uint32_t) << bits);
-    const uint32_t digit_mask = (1u << bits) - 1;
-    for (int i = 0; i < n; ++i) {
-      const uint32_t key = OrderedKey(scores[i]);
-      histogram[(key >> shift) & digit_mask] += (key & known) == threshold;
-    }
-    uint32_t digit = digit_mask;
-    while (static_cast<int>(histogram[digit]) < wanted) wanted -= static_cast<int>(histogram[digit--]);
-    threshold |= digit << shift;
-    known |= digit_mask << shift;
-    if (static_cast<int>(histogram[digit]) == wanted) break;  // all keys with this prefix are in: no ties to break
-  }
-  // Keys above the threshold's prefix, and of those that match it the first `wanted`.
-  for (int i = 0; i < n && count < k; ++i) {
-    const uint32_t key = OrderedKey(scores[i]);
-    const uint32_t prefix = key & known;
-    const bool tie = prefix == threshold && wanted > 0;
-    const bool take = (prefix > threshold || tie) && key != 0;
-    wanted -= tie;
-    out[count] = first + i;
-    count += take;
+  for (; i < n; ++i) {
+    if (scores[i] >= limit) take(i);
   }
   return count;
 }
 
+int TopPagesTarget(const float* scores, int n, int k, int32_t first, int32_t* out) {
+  if (k <= 0 || n <= 0) return 0;
+  uint32_t key = 0;
+  int reach = CountFrom(scores, n, FloatAt(key));  // scores ≥ FloatAt(key)
+  for (uint32_t bit = 0x80000000u; bit != 0 && reach > k; bit >>= 1) {
+    const int count = CountFrom(scores, n, FloatAt(key | bit));
+    if (count < k) continue;
+    key |= bit;
+    reach = count;
+  }
+  const float limit = FloatAt(key);
+  int ties = reach;
+  if (reach > k) {  // more than k reach the k-th score: some equal it
+    int equal = 0;
+    for (int i = 0; i < n; ++i) equal += scores[i] == limit;
+    ties = equal - (reach - k);
+  }
+  return Take(scores, n, limit, ties, first, out);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
 }  // namespace quire
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace quire {
+
+HWY_EXPORT(TopPagesTarget);
+
+int TopPages(const float* scores, int n, int k, int32_t first, int32_t* out) {
+  return HWY_DYNAMIC_DISPATCH(TopPagesTarget)(scores, n, k, first, out);
+}
+
+}  // namespace quire
+#endif
