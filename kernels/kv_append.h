@@ -23,7 +23,8 @@ struct KvAppendParams {
 };
 
 // Values are rounded to the cache's dtype (nearest even); metadata is of the rounded values. A row in slot 0 of a page
-// resets that page's column, a row in slot 0 of a group's first page resets the group; later rows only widen them.
+// resets that page's column, a row in slot 0 of a group's first page resets the group; later rows only widen them. A row in
+// a group's last slot makes its codes, where pages have any.
 void KvAppend(const Context& ctx, const KvAppendParams& params);
 
 // Rotates q and k, then appends, a GPU in one launch. rope.x: rows with their q heads, and behind them the k heads that

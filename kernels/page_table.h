@@ -5,6 +5,7 @@
 //   V:  [layer][page][kv_head][ceil(slots / w)][v_dim][w]     slots in groups of w, then channels
 //   metadata:        [layer][group of 16 logical pages][kv_head][2 (min, max)][k_dim][16]
 //   over a group:    [layer][group][kv_head][2][k_dim]
+//   in 8 bits:       [layer][group][kv_head][2][k_dim][16]    metadata of whole groups (kernels/metadata_codes.h)
 //
 // Kernels take the strides from PageFormat and assume nothing else. Pages are zeroed when handed out.
 #pragma once
@@ -53,12 +54,13 @@ struct PageFormat {
   constexpr int64_t OverOffset(int which, int channel) const { return int64_t{which} * k_dim + channel; }
 };
 
-// One layer's memory in a cache group. meta and over are null when no policy in use needs them.
+// One layer's memory in a cache group. meta and over, and codes, are null when no policy in use needs them.
 struct LayerPages {
   void* k = nullptr;     // [page][kv_head][k_dim / w][slot][w]
   void* v = nullptr;     // [page][kv_head][ceil(slots / w)][v_dim][w]
   void* meta = nullptr;  // [group][kv_head][2][k_dim][16]
   void* over = nullptr;  // [group][kv_head][2][k_dim]
+  uint8_t* codes = nullptr;  // [group][kv_head][2][k_dim][16]: meta's strides in bytes
 };
 
 // The page tables of the sequences of one step, for one cache group; the same for all its layers.

@@ -78,7 +78,8 @@ int64_t MetadataGroupBytes(const CacheConfig& config, int cache_group) {
   if (!config.metadata) return 0;
   const PageFormat format = FormatOf(config, cache_group);
   const int64_t layers = static_cast<int64_t>(GroupOf(config, cache_group).layers.size());
-  return layers * (format.meta_group_stride + format.over_group_stride) * ElementSize(format.dtype);
+  return layers * ((format.meta_group_stride + format.over_group_stride) * ElementSize(format.dtype) +
+                   (config.codes ? format.meta_group_stride : 0));
 }
 
 int32_t MetadataGroupsFor(const CacheConfig& config, int cache_group, int64_t pages, int max_sequences) {

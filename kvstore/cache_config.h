@@ -26,6 +26,7 @@ struct CacheConfig {
   std::vector<CacheGroupConfig> groups;
   int page_size = 16;
   bool metadata = true;  // keep min and max of K per page (PageDataNeeds::min_max of any policy in use)
+  bool codes = false;    // and in 8 bits, too (PageDataNeeds::codes)
 };
 
 // INVALID_ARGUMENT for no groups, a group without layers, a layer twice, a negative window, a dtype that is not a

@@ -9,6 +9,7 @@
 
 #include "core/base/check.h"
 #include "core/base/dtype.h"
+#include "kernels/metadata_codes.h"
 #include "kvstore/page_storage.h"
 
 namespace quire {
@@ -140,6 +141,9 @@ struct Fill {
         over[format.OverOffset(0, c)] = FromFloat<T>(over_min[c]);
         over[format.OverOffset(1, c)] = FromFloat<T>(over_max[c]);
       }
+    }
+    if (group_id >= 0 && pages.codes != nullptr && (group + 1) * kPagesPerGroup * format.page_size <= length) {
+      EncodeMetadata(pages, format, group_id);
     }
   }
 };

@@ -54,6 +54,9 @@ Result<PageStorage> PageStorage::Create(CacheConfig config, std::vector<GroupCap
     ASSIGN_OR_RETURN(memory.v, create(pages, memory.format.v_page_stride));
     ASSIGN_OR_RETURN(memory.meta, create(groups, memory.format.meta_group_stride));
     ASSIGN_OR_RETURN(memory.over, create(groups, memory.format.over_group_stride));
+    if (config.codes) {
+      ASSIGN_OR_RETURN(memory.codes, Buffer::Create(groups * static_cast<size_t>(memory.format.meta_group_stride), device));
+    }
     for (size_t i = 0; i < layers.size(); ++i) {
       const size_t layer = static_cast<size_t>(layers[i]);
       if (layer >= storage.layer_to_group_.size()) storage.layer_to_group_.resize(layer + 1, {-1, -1});
@@ -87,6 +90,7 @@ LayerPages PageStorage::LayerOf(const GroupMemory& memory, int index) const {
   pages.v = At(memory.v, first_page * f.v_page_stride, f.dtype);
   pages.meta = At(memory.meta, first_group * f.meta_group_stride, f.dtype);
   pages.over = At(memory.over, first_group * f.over_group_stride, f.dtype);
+  pages.codes = reinterpret_cast<uint8_t*>(At(memory.codes, first_group * f.meta_group_stride, DType::kU8));
   return pages;
 }
 
@@ -153,7 +157,9 @@ int64_t PageStorage::kv_bytes() const {
 
 int64_t PageStorage::metadata_bytes() const {
   int64_t bytes = 0;
-  for (const GroupMemory& memory : groups_) bytes += static_cast<int64_t>(memory.meta.size() + memory.over.size());
+  for (const GroupMemory& memory : groups_) {
+    bytes += static_cast<int64_t>(memory.meta.size() + memory.over.size() + memory.codes.size());
+  }
   return bytes;
 }
 

@@ -46,7 +46,7 @@ class PageStorage {
   struct GroupMemory {
     PageFormat format;
     GroupCapacity capacity;
-    Buffer k, v, meta, over;  // [layer of the group][id]…, see kernels/page_table.h
+    Buffer k, v, meta, over, codes;  // [layer of the group][id]…, see kernels/page_table.h
   };
 
   PageStorage() = default;

@@ -71,8 +71,9 @@ Result<void*> BenchMemory::Bytes(size_t bytes) {
 
 int64_t BenchCache::Bytes(const PageFormat& f, int64_t batch, int64_t length) {
   return batch * ElementSize(f.dtype) *
-         (PagesOf(f, length) * (f.k_page_stride + f.v_page_stride) +
-          GroupsOf(f, length) * (f.meta_group_stride + f.over_group_stride));
+             (PagesOf(f, length) * (f.k_page_stride + f.v_page_stride) +
+              GroupsOf(f, length) * (f.meta_group_stride + f.over_group_stride)) +
+         batch * GroupsOf(f, length) * f.meta_group_stride;
 }
 
 Status BenchCache::CheckRoom(const PageFormat& format, int64_t batch, int64_t length, size_t free_bytes) {
@@ -97,6 +98,10 @@ Result<std::unique_ptr<BenchCache>> BenchCache::Create(const Context& ctx, const
   ASSIGN_OR_RETURN(cache->pages.v, memory.Bytes(pages * batch * format.v_page_stride * element));
   ASSIGN_OR_RETURN(cache->pages.meta, memory.Bytes(groups * batch * format.meta_group_stride * element));
   ASSIGN_OR_RETURN(cache->pages.over, memory.Bytes(groups * batch * format.over_group_stride * element));
+  if (ctx.device.kind == DeviceKind::kCpu) {  // a GPU's policies read none
+    ASSIGN_OR_RETURN(void* codes, memory.Bytes(groups * batch * format.meta_group_stride));
+    cache->pages.codes = static_cast<uint8_t*>(codes);
+  }
   std::mt19937_64 random(seed);
   std::vector<int32_t> page_begin, group_begin, page_ids(pages * batch), group_ids(groups * batch);
   for (int s = 0; s <= batch; ++s) {

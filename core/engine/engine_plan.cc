@@ -91,7 +91,10 @@ CacheConfig MakeCacheConfig(const EnginePlan& plan, const ModelConfig& config) {
   CacheConfig cache;
   cache.page_size = plan.options.page_size;
   cache.metadata = false;
-  for (const auto& policy : plan.policies) cache.metadata |= policy->Declare().min_max;
+  for (const auto& policy : plan.policies) {
+    cache.metadata |= policy->Declare().min_max;
+    cache.codes |= policy->Declare().codes;
+  }
   for (const CacheKind& kind : CacheKinds(config, plan.shard)) {
     cache.groups.push_back({kind.layers, kind.kv_heads, kind.k_dim, kind.v_dim, kind.window, plan.cache_dtype});
   }

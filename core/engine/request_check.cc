@@ -130,6 +130,7 @@ Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wante
   for (const AttentionSpec& known : attention) {
     ASSIGN_OR_RETURN(const auto one, MakePolicy(known, page_size));
     kept.min_max |= one->Declare().min_max;
+    kept.codes |= one->Declare().codes;
     kept.history = std::max(kept.history, one->Declare().history);
     if (one->Declare().slot_map) map_capacity = std::max(map_capacity, one->capacity());
   }
@@ -140,12 +141,13 @@ Result<AttentionSpec> ResolveAttention(const std::optional<AttentionSpec>& wante
                            (map_capacity > 0 ? "some of " + std::to_string(map_capacity) : std::string("none")) +
                            "; start the engine with it");
   }
-  if ((needs.min_max && !kept.min_max) || needs.history > kept.history) {
+  if ((needs.min_max && !kept.min_max) || (needs.codes && !kept.codes) || needs.history > kept.history) {
     return InvalidArgument("attention '" + spec.ToString() + "' needs " +
                            (needs.history > kept.history
                                 ? std::to_string(needs.history) + " floats of history a page, and this engine keeps " +
                                       std::to_string(kept.history)
-                                : std::string("page metadata, and this engine keeps none")) +
+                                : std::string(needs.codes && kept.min_max ? "page metadata in 8 bits" : "page metadata") +
+                                      ", and this engine keeps none") +
                            "; start the engine with it");
   }
   return spec;

@@ -11,11 +11,12 @@
 
 #include "core/base/check.h"
 #include "kernels/cpu/ops.h"
+#include "kernels/metadata_codes.h"
 
 namespace quire {
 namespace {
 
-constexpr int kChannels = 32;  // per task; a multiple of every word
+constexpr int kChannels = kCodeChannels;  // per task; a multiple of every word
 
 template <typename T>
 inline T* At(void* base, int64_t offset) {
@@ -81,6 +82,10 @@ void AppendK(const KvAppendParams& p, int h, int c0, int c1) {
       meta[f.MetaOffset(1, c, column)] = FromFloat<T>(max[i]);
       over[f.OverOffset(0, c)] = FromFloat<T>(over_min[i]);
       over[f.OverOffset(1, c)] = FromFloat<T>(over_max[i]);
+    }
+    const bool whole = column == kPagesPerGroup - 1 && p.row_pos[r - 1] % f.page_size == f.page_size - 1;
+    if (whole && p.pages.codes != nullptr) {
+      EncodeMetadata(p.pages, f, p.table.group_ids[p.table.group_begin[seq] + page / kPagesPerGroup], h, c0, c1);
     }
   }
 }
@@ -184,6 +189,10 @@ void ZeroPage(const LayerPages& pages, const PageFormat& f, int32_t page) {
 void CopyGroup(const LayerPages& pages, const PageFormat& f, int32_t from, int32_t to, int columns) {
   if (pages.meta == nullptr) return;
   CHECK(columns >= 0 && columns <= kPagesPerGroup);
+  if (pages.codes != nullptr) {  // which count where all columns are whole
+    std::memcpy(pages.codes + to * f.meta_group_stride, pages.codes + from * f.meta_group_stride,
+                static_cast<size_t>(f.meta_group_stride));
+  }
   VisitFloatDType(f.dtype, [&](auto t) {
     using T = decltype(t);
     for (int h = 0; h < f.kv_heads; ++h) {

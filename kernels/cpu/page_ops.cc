@@ -19,7 +19,8 @@ LayerPages LayerOf(const LayersOfPages& l, int64_t layer) {
   const DType dtype = l.format.dtype;
   return {Behind(l.first.k, layer * l.k_layer_stride, dtype), Behind(l.first.v, layer * l.v_layer_stride, dtype),
           Behind(l.first.meta, layer * l.meta_layer_stride, dtype),
-          Behind(l.first.over, layer * l.over_layer_stride, dtype)};
+          Behind(l.first.over, layer * l.over_layer_stride, dtype),
+          l.first.codes == nullptr ? nullptr : l.first.codes + layer * l.meta_layer_stride};
 }
 
 // Sets a metadata group's min and max over all pages to those of its columns [0, columns).

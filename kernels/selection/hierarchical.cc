@@ -6,12 +6,17 @@
 // The groups kept are never fewer than the budget needs, whichever they are, so a budget is always filled; where that
 // is all of them, or keep is 1, groups needn't be scored, and quest's pages come out.
 //
+// metadata=int8: the pages of groups that are whole are scored by codes of 8 bits, rounded outward
+// (kernels/metadata_codes.h): half of what is read for pages, for a bound that is a little looser.
+//
 // Reads per step and KV head: 2 vectors a group, 2 vectors a page of the groups kept, then the budget's K and V.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
 
+#include "core/base/check.h"
+#include "kernels/cpu/code_scores.h"
 #include "kernels/cpu/group_scores.h"
 #include "kernels/cpu/quest_scores.h"
 #include "kernels/cpu/top_k.h"
@@ -27,10 +32,11 @@ constexpr int kKeptPerTask = 16;    // of page scores: 128 KB
 
 class HierarchicalPolicy : public PagePolicy {
  public:
-  HierarchicalPolicy(const PageOptions& options, int page_size, double keep)
-      : PagePolicy(options, page_size), keep_(keep) {}
+  HierarchicalPolicy(const PageOptions& options, int page_size, double keep, bool codes)
+      : PagePolicy(options, page_size), keep_(keep), codes_(codes) {}
 
   std::string_view name() const override { return "hierarchical"; }
+  PageDataNeeds Declare() const override { return {.min_max = true, .codes = codes_}; }
 
   size_t SelectWorkspace(const SelectParams& p) const override {
     const size_t groups = static_cast<size_t>(Groups(p));
@@ -39,16 +45,20 @@ class HierarchicalPolicy : public PagePolicy {
 
   int64_t SelectBytes(const SelectParams& p) const override {
     const PageFormat& f = p.table.format;
-    int64_t vectors = 0;
+    int64_t bytes = 0;  // a channel of min or max
     for (int row = 0; row < p.rows; ++row) {
       const Cut cut = CutOf(p, row);
-      vectors += (cut.kept < cut.groups ? cut.groups : 0) + int64_t{cut.kept} * kPagesPerGroup;
+      const int64_t element = ElementSize(f.dtype);
+      // Of the groups kept all but the last are taken to be whole: the latest pages are not to be chosen.
+      bytes += (cut.kept < cut.groups ? cut.groups : 0) * element;
+      bytes += cut.kept * (codes_ ? kPagesPerGroup + element : kPagesPerGroup * element);
     }
-    return vectors * f.kv_heads * 2 * f.k_dim * ElementSize(f.dtype);
+    return bytes * f.kv_heads * 2 * f.k_dim;
   }
 
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);
+    CHECK(!codes_ || p.pages.codes != nullptr);
     const PageFormat& f = p.table.format;
     const int groups = Groups(p);
     const int64_t lists = int64_t{p.rows} * f.kv_heads;
@@ -164,6 +174,22 @@ class HierarchicalPolicy : public PagePolicy {
     s.groups = end - begin;
     s.reduce = options().reduce;
     s.scores = memory.page_scores + (list * memory.groups + begin) * kPagesPerGroup;
+    if (!codes_) return QuestScores(s);
+    // Groups that are whole have codes; those kept ascend, and places left empty come behind.
+    const int64_t whole = p.row_len[row] / (int64_t{f.page_size} * kPagesPerGroup);
+    const int32_t* kept = memory.kept + list * memory.groups;
+    int coded = 0;
+    while (coded < s.groups && kept[begin + coded] >= 0 && kept[begin + coded] < whole) ++coded;
+    CodeScoreParams c;
+    c.exact = s;
+    c.exact.groups = coded;
+    c.format = f;
+    c.codes = p.pages.codes + head * f.meta_head_stride;
+    c.over = static_cast<const char*>(p.pages.over) + head * f.over_head_stride * ElementSize(f.dtype);
+    CodeScores(c);
+    s.group_ids += coded;
+    s.groups -= coded;
+    s.scores += int64_t{coded} * kPagesPerGroup;
     QuestScores(s);
   }
 
@@ -190,6 +216,7 @@ class HierarchicalPolicy : public PagePolicy {
   }
 
   double keep_;
+  bool codes_;
 };
 
 }  // namespace
@@ -201,7 +228,9 @@ PolicyInfo HierarchicalPolicyInfo() {
       "and of V",
       std::string(kPageOptions).append(kReduceOption) +
           ", keep (share of groups whose pages are scored, 0.001 to 1; default 0.25), reuse (steps that a selection is "
-          "used for, 1 to 64: made at positions that it divides, with all pages born since; default 1)"};
+          "used for, 1 to 64: made at positions that it divides, with all pages born since; default 1), metadata (cache or "
+          "int8: of pages of whole groups, in 8 bits rounded outward, half of what is read of them for a 32nd of the cache "
+          "more memory at 16 tokens a page; default cache, as K is kept)"};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOptions& options, int page_size) {
@@ -212,8 +241,10 @@ Result<std::unique_ptr<AttentionPolicy>> MakeHierarchicalPolicy(const PolicyOpti
   RETURN_IF_ERROR(reader.Number("keep", 0.001, 1, &keep));
   int64_t reuse = 1;
   RETURN_IF_ERROR(reader.Integer("reuse", 1, 64, &reuse));
+  int codes = 0;
+  RETURN_IF_ERROR(reader.Choice("metadata", {"cache", "int8"}, &codes));
   RETURN_IF_ERROR(reader.Finish());
-  std::unique_ptr<AttentionPolicy> policy = std::make_unique<HierarchicalPolicy>(page_options, page_size, keep);
+  std::unique_ptr<AttentionPolicy> policy = std::make_unique<HierarchicalPolicy>(page_options, page_size, keep, codes == 1);
   if (reuse > 1) policy = std::make_unique<ReusingPolicy>(std::move(policy), static_cast<int>(reuse));
   return policy;
 }

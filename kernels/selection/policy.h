@@ -47,6 +47,7 @@ struct PolicyShape {
 // Page data a policy reads; the engine keeps the union over the policies that requests may use.
 struct PageDataNeeds {
   bool min_max = false;  // LayerPages::meta and over
+  bool codes = false;    // LayerPages::codes; needs min_max
   int history = 0;       // floats that it remembers per (sequence, layer, KV head, logical page); 0: none
   int history_rows = 0;  // of a prefill chunk, the last so many rows are shown to Remember; 0: all
   bool queries = true;   // Select looks at them; if not, ranks that share a KV head needn't gather its group's

@@ -4,10 +4,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <limits>
 #include <tuple>
 #include <utility>
 
+#include "kernels/cpu/code_scores.h"
 #include "kernels/cpu/group_scores.h"
 #include "tests/kernels/selecting.h"
 
@@ -68,6 +72,134 @@ TEST(GroupScores, NanOfAnyHeadAndGroupsThatAreGoneScoreNan) {
   const std::vector<float> without = ScoresOf(cache, step, 0, GroupReduce::kMax);
   EXPECT_TRUE(std::isnan(without[2]));
   for (const size_t i : {0, 1, 3, 4, 5}) EXPECT_EQ(without[i], scores[i]);
+}
+
+// Scores of all groups' pages, exact and by codes.
+std::pair<std::vector<float>, std::vector<float>> PageScores(const PagedCache& cache, const Step& step, int head,
+                                                             GroupReduce reduce) {
+  const PageFormat& f = cache.table().format;
+  QuestScoreParams s;
+  s.dtype = f.dtype;
+  s.heads = step.p.q_heads / f.kv_heads;
+  s.k_dim = f.k_dim;
+  s.q = step.q.data() + head * s.heads * f.k_dim;
+  s.meta = static_cast<const char*>(cache.pages().meta) + head * f.meta_head_stride * ElementSize(f.dtype);
+  s.group_stride = f.meta_group_stride;
+  s.group_ids = cache.table().group_ids;
+  s.groups = cache.Pages(0) / 16;
+  s.reduce = reduce;
+  std::vector<float> exact(static_cast<size_t>(s.groups) * 16), coded(exact.size());
+  s.scores = exact.data();
+  QuestScores(s);
+  s.scores = coded.data();
+  CodeScores({s, f, cache.pages().codes + head * f.meta_head_stride,
+              static_cast<const char*>(cache.pages().over) + head * f.over_head_stride * ElementSize(f.dtype)});
+  return {exact, coded};
+}
+
+TEST(CodeScores, AreBoundsAndNoLooserThanAStepAChannel) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int page_size : {1, 3, 16}) {  // and by turns every reduction
+      for (const auto& [q_heads, kv_heads, dim] :
+           std::vector<std::tuple<int, int, int>>{{4, 1, 64}, {9, 3, 80}, {14, 2, 18}, {5, 5, 2}, {3, 1, 300}}) {
+        PagedCache cache(dtype, page_size, kv_heads, dim, dim, {16 * 7 * page_size}, 1, true);
+        cache.Fill(TwoThreads());
+        Step step(cache, q_heads, {0}, {16 * 7 * page_size}, 2);
+        const GroupReduce reduce = static_cast<GroupReduce>(page_size % 3);
+        const PageFormat& f = cache.table().format;
+        for (int h = 0; h < kv_heads; h += 2) {
+          const auto [exact, coded] = PageScores(cache, step, h, reduce);
+          const int heads = q_heads / kv_heads;
+          double looser = 0;  // of the worst group and head: a step either way
+          VisitFloatDType(dtype, [&]<typename T>(T) {
+            for (int g = 0; g < 7; ++g) {
+              const T* over = static_cast<const T*>(cache.pages().over) +
+                              cache.table().group_ids[g] * f.over_group_stride + h * f.over_head_stride;
+              double all = 0;
+              for (int head = 0; head < heads; ++head) {
+                double one = 0;
+                for (int c = 0; c < dim; ++c) {
+                  one += std::abs(step.q[static_cast<size_t>((h * heads + head) * dim + c)]) *
+                         CodeStep(ToFloat(over[f.OverOffset(0, c)]), ToFloat(over[f.OverOffset(1, c)]));
+                }
+                all = reduce == GroupReduce::kSum ? all + one : std::max(all, one);
+              }
+              looser = std::max(looser, all);
+            }
+          });
+          const double rounding = 14 * dim * 3e-6;
+          int higher = 0;
+          for (size_t i = 0; i < exact.size(); ++i) {
+            EXPECT_GE(coded[i], exact[i] - rounding) << i;
+            EXPECT_LE(coded[i], exact[i] + looser + rounding) << i;
+            higher += coded[i] > exact[i] + rounding;
+          }
+          if (page_size > 1) {
+            EXPECT_GT(higher, 0);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(CodeScores, GroupsThatHaveNoCodesAreScoredExactly) {
+  PagedCache cache(DType::kBF16, 4, 1, 80, 80, {16 * 4 * 5}, 1, true);
+  cache.Fill(TwoThreads());
+  const PageFormat& f = cache.table().format;
+  Step step(cache, 3, {0}, {16 * 4 * 5}, 2);
+  const auto before = PageScores(cache, step, 0, GroupReduce::kMax);
+  // An infinity in group 1's range and a NaN among group 3's pages, in the last block of channels.
+  static_cast<BF16*>(cache.pages().over)[cache.table().group_ids[1] * f.over_group_stride + f.OverOffset(1, 70)] =
+      ToBF16(std::numeric_limits<float>::infinity());
+  static_cast<BF16*>(cache.pages().meta)[cache.table().group_ids[3] * f.meta_group_stride + f.MetaOffset(1, 65, 9)] =
+      ToBF16(std::nanf(""));
+  cache.Encode();
+  for (int g = 0; g < 5; ++g) {
+    EXPECT_EQ(HasCodes(cache.pages().codes + cache.table().group_ids[g] * f.meta_group_stride, f), g != 1 && g != 3);
+  }
+  const auto [exact, coded] = PageScores(cache, step, 0, GroupReduce::kMax);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    if (i == 3 * 16 + 9) {
+      EXPECT_TRUE(std::isnan(coded[i]));
+    } else if (i / 16 == 1 || i / 16 == 3) {
+      EXPECT_EQ(coded[i], exact[i]) << i;
+    } else {
+      EXPECT_EQ(coded[i], before.second[i]) << i;
+    }
+  }
+}
+
+// A group whose channels don't vary has codes, too.
+TEST(CodeScores, OfEqualKeysAreExact) {
+  PagedCache cache(DType::kBF16, 2, 1, 32, 32, {16 * 2 * 2}, 1, true);
+  cache.Fill(TwoThreads());
+  const PageFormat& f = cache.table().format;
+  std::fill_n(static_cast<BF16*>(cache.pages().meta), 3 * f.meta_group_stride, ToBF16(-1.5f));
+  std::fill_n(static_cast<BF16*>(cache.pages().over), 3 * f.over_group_stride, ToBF16(-1.5f));
+  cache.Encode();
+  Step step(cache, 4, {0}, {16 * 2 * 2}, 2);
+  const auto [exact, coded] = PageScores(cache, step, 0, GroupReduce::kMax);
+  for (size_t i = 0; i < exact.size(); ++i) EXPECT_NEAR(coded[i], exact[i], 1e-4) << i;
+}
+
+TEST(Hierarchical, MetadataInInt8ListsNearlyThePagesOfTheCaches) {
+  PagedCache cache(DType::kBF16, 16, 2, 64, 64, {16 * 16 * 20 + 5}, 1, true);
+  cache.Fill(TwoThreads());
+  Step step(cache, 8, {0}, {16 * 16 * 20 + 5}, 2);
+  const auto exact = Select(*Make("hierarchical:token_budget=512", 16), step.p, 2);
+  const auto coded = Select(*Make("hierarchical:token_budget=512:metadata=int8", 16), step.p, 2);
+  for (size_t h = 0; h < 2; ++h) {
+    const std::vector<int32_t> a = exact.List(h), b = coded.List(h);
+    ASSERT_EQ(a.size(), b.size());
+    std::vector<int32_t> both;
+    std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::back_inserter(both));
+    EXPECT_GE(both.size(), a.size() - 3);
+  }
+  // It does read them: with the codes spoilt it chooses otherwise.
+  std::fill_n(cache.pages().codes, 22 * cache.table().format.meta_group_stride, uint8_t{7});
+  EXPECT_NE(Select(*Make("hierarchical:token_budget=512:metadata=int8", 16), step.p, 2).List(0), coded.List(0));
+  EXPECT_EQ(Select(*Make("hierarchical:token_budget=512", 16), step.p, 2).List(0), exact.List(0));
 }
 
 TEST(Hierarchical, KeepOfOneIsQuestOnEveryDtypeAndReduction) {

@@ -26,7 +26,7 @@ class PagePolicies : public ::testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(
     All, PagePolicies,
     ::testing::Values("quest:", "quest:group_reduce=sum:", "hierarchical:", "hierarchical:keep=0.001:",
-                      "hierarchical:keep=1:", "hierarchical:group_reduce=mean:", "hybrid:", "hybrid:channels=3:",
+                      "hierarchical:keep=1:", "hierarchical:group_reduce=mean:", "hierarchical:metadata=int8:", "hybrid:", "hybrid:channels=3:",
                       "hybrid:channels=1000:group_reduce=sum:", "sparq:", "sparq:channels=6:", "sparq:channels=1000:",
                       "h2o:recent_tokens=16:", "swa:recent_tokens=16:", "swa:rows=1:recent_tokens=16:", "tova:",
                       "top-p:p=1:loose=0.01:", "top-p:selector=h2o:p=1:loose=0.01:recent_tokens=16:"));
@@ -60,6 +60,7 @@ TEST_P(PagePolicies, ColumnsPastTheLastPageAndMetadataOfOthersNeverCount) {
       }
     }
   }
+  cache.Encode();
   const auto policy = Make(Spec() + "token_budget=128", 16);
   Step step(cache, 2, {0}, {16 * 35 + 3}, 2);
   const std::vector<int32_t> list = Select(*policy, step.p, 1).List(0);
@@ -80,6 +81,7 @@ TEST_P(PagePolicies, FreedPagesAndNanMetadataAreNeverChosen) {
     }
   }
   cache.PoisonSlot(0, 20 * 16 + 5);
+  cache.Encode();
   const auto policy = Make(Spec() + "token_budget=" + std::to_string(16 * 38), 16);
   Step step(cache, 2, {0}, {16 * 50}, 2);
   const auto fill = [](int seq, int head, int64_t page) {
@@ -103,6 +105,7 @@ TEST_P(PagePolicies, EqualScoresGoToTheLowerPage) {
   for (int64_t i = 0; i < 8 * f.meta_group_stride; ++i) meta[i] = ToBF16(0.5f);
   for (int64_t i = 0; i < 8 * f.over_group_stride; ++i) over[i] = ToBF16(0.5f);
   std::fill_n(static_cast<BF16*>(cache.pages().k), 103 * f.k_page_stride, ToBF16(0.5f));
+  cache.Encode();
   Step step(cache, 4, {0}, {400}, 2);
   const auto policy = Make(SpecWithout("recent_tokens") + "recent_tokens=4:token_budget=40:dense_layers=0", 4);
   for (const int threads : {1, 2}) {
@@ -163,6 +166,9 @@ TEST_P(PagePolicies, BytesAreCountedByTheFormulaAndInWholeLines) {
   }
   if (spec == "hierarchical:keep=0.001:") {
     EXPECT_EQ(bytes, (20 + 16) * vectors);  // one group holds 14 free pages
+  }
+  if (spec == "hierarchical:metadata=int8:") {
+    EXPECT_EQ(bytes, 20 * vectors + 5 * (16 * vectors / 2 + vectors));  // a group's own min and max, and codes
   }
   if (spec == "hierarchical:keep=1:") {
     EXPECT_EQ(bytes, 320 * vectors);  // no group is scored

@@ -13,6 +13,7 @@
 
 #include "core/base/buffer.h"
 #include "kernels/kv_append.h"
+#include "kernels/metadata_codes.h"
 #include "kernels/page_table.h"
 
 namespace quire::testing {
@@ -47,6 +48,8 @@ class PagedCache {
       over_.resize(static_cast<size_t>(groups * f.over_group_stride) * ElementSize(dtype));
       pages_.meta = meta_.data();
       pages_.over = over_.data();
+      codes_.assign(static_cast<size_t>(groups * f.meta_group_stride), 0x55);
+      pages_.codes = codes_.data();
     }
     table_.page_ids = page_ids_.data();
     table_.page_begin = page_begin_.data();
@@ -83,6 +86,16 @@ class PagedCache {
     p.row_pos = pos.data();
     p.rows = static_cast<int64_t>(seq.size());
     KvAppend(ctx, p);
+  }
+
+  // Codes of all whole groups, where a test has written metadata of its own.
+  void Encode() {
+    const int64_t tokens = int64_t{table_.format.page_size} * kPagesPerGroup;
+    for (size_t s = 0; s < lengths_.size(); ++s) {
+      for (int64_t g = 0; (g + 1) * tokens <= lengths_[s]; ++g) {
+        EncodeMetadata(pages_, table_.format, group_ids_[static_cast<size_t>(group_begin_[s] + g)]);
+      }
+    }
   }
 
   // The same contents at other physical pages.
@@ -162,6 +175,7 @@ class PagedCache {
   int total_pages_ = 0;
   std::vector<int32_t> page_ids_, page_begin_, group_ids_, group_begin_;
   std::vector<std::byte> k_, v_, meta_, over_;
+  std::vector<uint8_t> codes_;
   std::vector<float> key_, value_;
 };
 

@@ -26,6 +26,7 @@ TEST(PolicyBytes, AreThoseOfTheReadmesFormulas) {
           {"quest", 2 * pages * kVector},
           {"auto", 2 * pages * kVector},
           {"hierarchical", (2 * pages / 16 + 2 * kept) * kVector},
+          {"hierarchical:metadata=int8", (2 * pages / 16 + 2 * kept / 2 + 2 * kept / 16) * kVector},
           {"hybrid", pages / 4 * kVector},
           {"hybrid:channels=16", pages / 8 * kVector},
           {"sparq", length * 32 / kDim * kVector},
@@ -39,7 +40,7 @@ TEST(PolicyBytes, AreThoseOfTheReadmesFormulas) {
       for (const auto& [spec, bytes] : formulas) {
         const double expected = bytes * kHeads * batch;
         // Hierarchical looks at whole groups, two of which hold forced pages.
-        const double slack = std::string(spec) == "hierarchical" ? 4 * 16 * 2 * kVector * kHeads * batch : 0.001 * expected;
+        const double slack = std::string(spec).starts_with("hierarchical") ? 4 * 16 * 2 * kVector * kHeads * batch : 0.001 * expected;
         EXPECT_NEAR(static_cast<double>(Make(spec, kPage)->SelectBytes(p)), expected, slack)
             << spec << " at " << n << " × " << batch;
       }

@@ -52,6 +52,9 @@ TEST(MakePolicy, RefusesWhatItCantDoWithASentence) {
   for (const char* reuse : {"0", "65", "-4", "x"}) {
     EXPECT_NE(Refusal(std::string("hierarchical:reuse=") + reuse, 16).find("1 to 64"), std::string::npos) << reuse;
   }
+  EXPECT_EQ(Refusal("hierarchical:metadata=int8:reuse=2", 16), "");
+  EXPECT_NE(Refusal("hierarchical:metadata=int4", 16).find("cache, int8"), std::string::npos);
+  EXPECT_NE(Refusal("quest:metadata=int8", 16).find("has no option 'metadata'"), std::string::npos);
   EXPECT_NE(Refusal("quest:reuse=4", 16).find("has no option 'reuse'"), std::string::npos);
   EXPECT_NE(Refusal("hybrid:channels=0", 16), "");
   EXPECT_EQ(Refusal("sparq:channels=16", 16), "");

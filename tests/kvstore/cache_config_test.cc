@@ -30,6 +30,8 @@ TEST(CacheConfig, BytesOfAPage) {
   EXPECT_EQ(PageBytes(SmolLm(), 0), 30 * 3 * 16 * 128 * 2);
   EXPECT_EQ(MetadataGroupBytes(SmolLm(), 0), 30 * 3 * 2 * 64 * (16 + 1) * 2);
   CacheConfig config = SmolLm();
+  config.codes = true;
+  EXPECT_EQ(MetadataGroupBytes(config, 0), 30 * 3 * 2 * 64 * ((16 + 1) * 2 + 16));
   config.metadata = false;
   EXPECT_EQ(MetadataGroupBytes(config, 0), 0);
   // Three slots of V in bf16 take two words a channel.

@@ -29,6 +29,7 @@ TEST(PageStorage, LayersOfACacheGroupLieApart) {
   EXPECT_EQ(distance(&LayerPages::v), 4 * f.v_page_stride * 2);
   EXPECT_EQ(distance(&LayerPages::meta), 2 * f.meta_group_stride * 2);
   EXPECT_EQ(distance(&LayerPages::over), 2 * f.over_group_stride * 2);
+  EXPECT_EQ(storage.Layer(2).codes - storage.Layer(0).codes, 2 * f.meta_group_stride);
   EXPECT_EQ(storage.kv_bytes() + storage.metadata_bytes(), CacheBytes(config, capacity));
 }
 
@@ -36,6 +37,7 @@ TEST(PageStorage, WithoutMetadataThereIsNoMemoryForIt) {
   const PageStorage storage = PageStorage::Create(TestCache::Config(3, 5, false), {{4, 2}, {6, 3}}).value();
   EXPECT_EQ(storage.Layer(1).meta, nullptr);
   EXPECT_EQ(storage.Layer(1).over, nullptr);
+  EXPECT_EQ(storage.Layer(1).codes, nullptr);
   EXPECT_EQ(storage.metadata_bytes(), 0);
 }
 
@@ -151,6 +153,7 @@ Filled ReadAll(const PageStorage& storage, int layer, const std::vector<int32_t>
 CacheConfig FillConfig(int page_size, DType dtype) {
   CacheConfig config;
   config.page_size = page_size;
+  config.codes = true;
   config.groups = {{.layers = {1, 4}, .kv_heads = 2, .k_dim = 8, .v_dim = 6, .window = 0, .dtype = dtype}};
   return config;
 }
@@ -270,6 +273,9 @@ TEST(FillRandom, LeavesTheMetadataThatAppendingWould) {
                   for (int column = 0; column < columns; ++column) {
                     const int64_t i = meta + f.MetaOffset(which, c, column);
                     ASSERT_EQ(at(x.meta, i), at(y.meta, i)) << "page " << g * 16 + static_cast<size_t>(column);
+                    if (g == 0) {
+                      ASSERT_EQ(x.codes[i], y.codes[i]) << "page " << column;
+                    }
                   }
                 }
               }

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/kv_append.h"
+#include "kernels/metadata_codes.h"
 #include "kvstore/table_batch.h"
 
 namespace quire {
@@ -21,7 +22,7 @@ float TokenValue(uint32_t token, int which, int layer, int head, int channel) {
 CacheConfig TestCache::Config(int page_size, int window, bool metadata, DType dtype) {
   CacheConfig config;
   config.page_size = page_size;
-  config.metadata = metadata;
+  config.metadata = config.codes = metadata;
   config.groups = {{.layers = {0, 2}, .kv_heads = 2, .k_dim = 4, .v_dim = 3, .window = 0, .dtype = dtype},
                    {.layers = {1}, .kv_heads = 1, .k_dim = 2, .v_dim = 2, .window = window, .dtype = DType::kF16}};
   return config;
@@ -126,6 +127,7 @@ void TestCache::Spoil() {
           for (int layer : config.groups[g].layers) {
             fill(storage.Layer(layer).meta, id, f.meta_group_stride);
             fill(storage.Layer(layer).over, id, f.over_group_stride);
+            std::fill_n(storage.Layer(layer).codes + id * f.meta_group_stride, f.meta_group_stride, uint8_t{0x55});
           }
         }
         group_refs_[g][id] = refs;
@@ -205,6 +207,18 @@ template <typename T>
       const float is_min = ToFloat(over[f.OverOffset(0, c)]), is_max = ToFloat(over[f.OverOffset(1, c)]);
       if (is_min != over_min) return Differs({"group min", layer, head, c, g}, is_min, over_min);
       if (is_max != over_max) return Differs({"group max", layer, head, c, g}, is_max, over_max);
+      // A whole group's codes are outside of its pages' bounds, and less than a step away.
+      if (n < (g + 1) * kPagesPerGroup * f.page_size || g * kPagesPerGroup < table.first_live_page) continue;
+      const uint8_t* codes = pages.codes + table.groups[g] * f.meta_group_stride + head * f.meta_head_stride;
+      const double step = CodeStep(is_min, is_max);
+      for (int column = 0; column < kPagesPerGroup; ++column) {
+        const double min = ToFloat(meta[f.MetaOffset(0, c, column)]), max = ToFloat(meta[f.MetaOffset(1, c, column)]);
+        const double below = is_min + step * codes[f.MetaOffset(0, c, column)];
+        const double above = is_min + step * codes[f.MetaOffset(1, c, column)];
+        const Where where{"code", layer, head, c, g * kPagesPerGroup + column};
+        if (below > min || below < min - 1.01 * step) return Differs(where, static_cast<float>(below), static_cast<float>(min));
+        if (above < max || above > max + 1.01 * step) return Differs(where, static_cast<float>(above), static_cast<float>(max));
+      }
     }
   }
   return ::testing::AssertionSuccess();

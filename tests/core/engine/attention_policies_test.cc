@@ -46,6 +46,7 @@ INSTANTIATE_TEST_SUITE_P(
                       "streaming:token_budget=30:dense_layers=0", "top-p:token_budget=32:loose=0.5:dense_layers=0",
                       "top-p:selector=h2o:token_budget=40:p=0.8:dense_layers=1",
                       "hierarchical:token_budget=32:dense_layers=0:reuse=4",
+                      "hierarchical:token_budget=32:dense_layers=0:keep=0.5:metadata=int8",
                       "sparq:level=token:token_budget=33:dense_layers=0:channels=8",
                       "sparq:v_mean=on:token_budget=32:dense_layers=1:channels=8",
                       "sparq:level=token:v_mean=on:token_budget=24:dense_layers=0:channels=4",
