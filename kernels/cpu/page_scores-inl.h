@@ -40,8 +40,8 @@ HWY_INLINE void CombineHeads(GroupReduce reduce, const VecF<Pages> (&sum)[kHeads
     // Whichever operand the machine's max prefers.
     if (reduce == GroupReduce::kMax) {
       auto check = first ? hn::Zero(d) : hn::LoadU(d, out + v * kLanes);
-      for (int h = 0; h < kHeads; ++h) check = hn::IfThenElse(hn::Ne(sum[h][v], sum[h][v]), sum[h][v], check);
-      total = hn::IfThenElse(hn::Ne(check, check), check, total);
+      for (int h = 0; h < kHeads; ++h) check = hn::IfThenElse(hn::IsNaN(sum[h][v]), sum[h][v], check);
+      total = hn::IfThenElse(hn::IsNaN(check), check, total);
     }
     hn::StoreU(total, d, out + v * kLanes);
   }

@@ -73,5 +73,32 @@ TEST(Quest, GroupReduceDecidesAmongHeads) {
   EXPECT_EQ(Select(*Make(spec + "mean", 1), step.p, 1).List(0), (std::vector<int32_t>{0, 7, 19}));
 }
 
+TEST(QuestScores, ANanOfAnyHeadIsThePagesScore) {
+  PagedCache cache(DType::kBF16, 16, 1, 64, 64, {900}, 3, true);
+  cache.Fill(TwoThreads());
+  for (const int heads : {1, 2, 4, 7}) {
+    for (int spoiled = 0; spoiled < heads; ++spoiled) {
+      std::vector<float> q = RandomFloats(static_cast<size_t>(heads) * 64, 4);
+      q[static_cast<size_t>(spoiled) * 64 + 5] = std::nanf("");
+      for (const GroupReduce reduce : {GroupReduce::kMax, GroupReduce::kMean, GroupReduce::kSum}) {
+        std::vector<float> scores(16);
+        QuestScoreParams s;
+        s.dtype = DType::kBF16;
+        s.q = q.data();
+        s.heads = heads;
+        s.k_dim = 64;
+        s.meta = cache.pages().meta;
+        s.group_stride = cache.table().format.meta_group_stride;
+        s.group_ids = cache.table().group_ids;
+        s.groups = 1;
+        s.reduce = reduce;
+        s.scores = scores.data();
+        QuestScores(s);
+        for (const float score : scores) EXPECT_TRUE(std::isnan(score)) << heads << " heads, head " << spoiled;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quire
