@@ -70,7 +70,7 @@ struct TopPagesParams {
   SelectionView selection;
 };
 // Sinks, recent pages and the budget's best of the others: equal scores to the lower index, NaN never wins, ids ascend.
-// Writes selection.pages and counts. max_pages must hold the budget. longest: pages of the longest list there may be.
+// Writes selection.pages and counts. max_pages must hold the budget at every row's length. longest: pages of the longest list there may be.
 Status TopPages(Stream stream, const TopPagesParams& params, int longest);
 
 // Both.

@@ -53,7 +53,7 @@ int PagePolicy::MaxPages(int64_t length, int page_size) const {
 }
 
 ForcedPages PagePolicy::Forced(int64_t length) const {
-  return ForcedPages::Create(Budget(length), length, page_size_);
+  return ForcedPages::Create(Budget(), length, page_size_);
 }
 
 void PagePolicy::CheckParams(const SelectParams& p) const {

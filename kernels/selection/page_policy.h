@@ -59,8 +59,9 @@ class PagePolicy : public AttentionPolicy {
 
  protected:
   const PageOptions& options() const { return options_; }
-  PageBudget Budget(int64_t length) const {
-    return PageBudget::Create(options_.BudgetAt(length), options_.sink_tokens, options_.recent_tokens, page_size_);
+  PageBudget Budget() const {
+    return PageBudget::Create(options_.token_budget, options_.sink_tokens, options_.recent_tokens, page_size_,
+                              options_.budget_share);
   }
   ForcedPages Forced(int64_t length) const;
   // Pages that a row at `position` sees.

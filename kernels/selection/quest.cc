@@ -33,7 +33,7 @@ class QuestPolicy : public PagePolicy {
     return pages * f.kv_heads * 2 * f.k_dim * ElementSize(f.dtype);
   }
 
-  bool RunsOnGpu() const override { return options().budget_share == 0; }  // its kernel takes one budget for all rows
+  bool RunsOnGpu() const override { return true; }
 
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);
@@ -53,7 +53,7 @@ class QuestPolicy : public PagePolicy {
     q.row_len = p.row_len;
     q.pages = p.pages;
     q.table = p.table;
-    q.budget = Budget(p.longest);
+    q.budget = Budget();
     q.reduce = options().reduce;
     q.max_groups = Groups(p);
     q.scores = static_cast<float*>(workspace);

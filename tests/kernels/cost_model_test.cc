@@ -123,7 +123,6 @@ TEST(AutoPolicy, SelectsAsQuestDoesAndReadsAsMuch) {
   EXPECT_EQ(both->SelectBytes(step.p), quest->SelectBytes(step.p));
   EXPECT_EQ(both->Declare().min_max, quest->Declare().min_max);
   EXPECT_EQ(both->RunsOnGpu(), quest->RunsOnGpu());
-  EXPECT_FALSE(Make("auto:budget_share=0.5", 16)->RunsOnGpu());
 }
 
 TEST(AutoPolicy, RefusesInItsOwnNameWhatItDoesntTake) {

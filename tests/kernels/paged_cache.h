@@ -156,6 +156,8 @@ class PagedCache {
   const std::vector<int>& lengths() const { return lengths_; }
   const std::vector<float>& key() const { return key_; }
   const std::vector<float>& value() const { return value_; }
+  const std::vector<std::byte>& k() const { return k_; }
+  const std::vector<std::byte>& v() const { return v_; }
   const std::vector<std::byte>& meta() const { return meta_; }
   const std::vector<std::byte>& over() const { return over_; }
   std::mt19937_64& random() { return random_; }

@@ -211,5 +211,19 @@ TEST(ForcedPages, SinksRecentAndThePartialPageAreInsideTheBudget) {
   }
 }
 
+TEST(ForcedPages, ABudgetThatIsAPartOfTheLengthIsThatManyTokens) {
+  for (const double share : {0.1, 0.25, 1.0 / 3, 0.999, 1.0}) {
+    const PageBudget with_share = PageBudget::Create(48, 16, 16, 16, share);
+    for (int length = 49; length < 3000; length += 7) {
+      const auto tokens = std::max<int64_t>(48, static_cast<int64_t>(share * length));
+      const ForcedPages got = ForcedPages::Create(with_share, length, 16);
+      const ForcedPages want = ForcedPages::Create(PageBudget::Create(tokens, 16, 16, 16), length, 16);
+      EXPECT_EQ(got.free, want.free) << share << " of " << length;
+      EXPECT_EQ(got.sinks, want.sinks);
+      EXPECT_EQ(got.recent, want.recent);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace quire

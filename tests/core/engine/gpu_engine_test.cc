@@ -56,21 +56,28 @@ TEST_F(GpuEngine, ReproducesTheGreedyReferenceDenseAndAtFullBudget) {
   }
 }
 
+// Each policy that runs there.
 TEST_F(GpuEngine, ASmallBudgetReadsThePagesThatTheCpuReads) {
-  EngineOptions options = Small(kStories);
-  options.page_size = 4;
-  options.attention = {{"quest", {{"token_budget", "16"}, {"dense_layers", "1"}}}};
-  const GenerationRequest request = Greedy({1, 403, 407, 261, 378, 432, 306, 383}, 24);
-  std::vector<Output> outputs;
-  for (const EngineOptions& o : {options, OnGpu(options)}) {
-    auto engine = MakeEngine(o);
-    ASSERT_NE(engine, nullptr);
-    outputs.push_back(RunOne(*engine, request));
+  for (const char* attention : {
+           "quest:token_budget=16:dense_layers=1",
+           "quest:token_budget=16:dense_layers=1:budget_share=0.8",
+       }) {
+    SCOPED_TRACE(attention);
+    EngineOptions options = Small(kStories);
+    options.page_size = 4;
+    options.attention = {*AttentionSpec::Parse(attention)};
+    const GenerationRequest request = Greedy({1, 403, 407, 261, 378, 432, 306, 383}, 24);
+    std::vector<Output> outputs;
+    for (const EngineOptions& o : {options, OnGpu(options)}) {
+      auto engine = MakeEngine(o);
+      ASSERT_NE(engine, nullptr);
+      outputs.push_back(RunOne(*engine, request));
+    }
+    EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+    EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
+    EXPECT_EQ(outputs[0].last.attention.pages_total, outputs[1].last.attention.pages_total);
+    EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
   }
-  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
-  EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
-  EXPECT_EQ(outputs[0].last.attention.pages_total, outputs[1].last.attention.pages_total);
-  EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
 }
 
 // Prompts in chunks, several requests at once, one of them forked, logits edited, scaled, looked up and drawn from.

@@ -64,6 +64,7 @@ struct Shape {
   int page_size, q_heads, kv_heads, dim;
   GroupReduce reduce;
   bool float_q;
+  double share = 0;  // budget_share
 };
 
 void ScoresAndLists(const Shape& shape, const std::vector<int>& lengths, int budget_pages, uint64_t seed, int freed = 0) {
@@ -94,13 +95,15 @@ void ScoresAndLists(const Shape& shape, const std::vector<int>& lengths, int bud
   p.row_len = len.data();
   p.pages = cache.pages();
   p.table = cache.table();
-  p.budget = PageBudget::Create(int64_t{budget_pages} * shape.page_size, shape.page_size, shape.page_size, shape.page_size);
+  p.budget = PageBudget::Create(int64_t{budget_pages} * shape.page_size, shape.page_size, shape.page_size, shape.page_size,
+                                shape.share);
   p.reduce = shape.reduce;
   const int longest = *std::max_element(lengths.begin(), lengths.end());
   p.max_groups = ((longest + shape.page_size - 1) / shape.page_size + kPagesPerGroup - 1) / kPagesPerGroup;
   std::vector<float> scores(static_cast<size_t>(rows * shape.kv_heads * p.max_groups * kPagesPerGroup), -12345.0f);
   p.scores = scores.data();
-  Lists lists(rows * shape.kv_heads, budget_pages);
+  const int most_pages = std::max(budget_pages, static_cast<int>(shape.share * longest) / shape.page_size);
+  Lists lists(rows * shape.kv_heads, most_pages);
   ASSERT_TRUE(cuda::QuestSelect(Stream{}, q_dtype, p, lists.View()).ok());
 
   const std::vector<float> qf = q.Floats();
@@ -147,6 +150,13 @@ TEST(CudaQuest, ScoresAndListsOnShortLengths) {
   ScoresAndLists({DType::kF32, 16, 4, 1, 8, GroupReduce::kMean, true}, {1110}, 4, 9);
 }
 
+// Long rows take a part of their length, short ones the budget; the lengths are such that the parts end within pages.
+TEST(CudaQuest, ABudgetThatIsAPartOfTheLengthIsEachRowsOwn) {
+  ScoresAndLists({DType::kBF16, 16, 8, 2, 64, GroupReduce::kMax, false, 0.3}, {1110, 17, 400, 160, 159}, 6, 1);
+  ScoresAndLists({DType::kF32, 3, 9, 3, 80, GroupReduce::kMean, true, 0.1}, {600, 1, 127}, 4, 2);
+  ScoresAndLists({DType::kF16, 7, 4, 1, 64, GroupReduce::kMax, false, 1}, {300, 80}, 4, 3);
+}
+
 TEST(CudaQuest, FreedPagesAreNeverChosen) {
   ScoresAndLists({DType::kBF16, 16, 4, 1, 64, GroupReduce::kMax, false}, {16 * 50}, 38, 1, 10);
 }
@@ -165,8 +175,9 @@ TEST(SlowCudaQuest, ScoresAndListsOnTheGrid) {
     std::vector<int> lens{n};
     if (r[6] == 1) lens.insert(lens.end(), {std::max(1, n / 3), 1});
     const DType dtype = testing::kFloatDTypes[r[5]];
-    ScoresAndLists({dtype, page_size, q_heads, kv_heads, at(dims, 3), static_cast<GroupReduce>(seed % 3), seed % 2 == 0}, lens,
-                   at(budgets, 2), seed);
+    ScoresAndLists({dtype, page_size, q_heads, kv_heads, at(dims, 3), static_cast<GroupReduce>(seed % 3), seed % 2 == 0,
+                    seed % 4 == 3 ? 0.37 : 0},
+                   lens, at(budgets, 2), seed);
     ++seed;
   }
 }
