@@ -9,7 +9,7 @@ namespace quire {
 
 struct AttentionSinksParams {
   // rows, lengths, pages and outputs; q is for the window. selection, mass: null. window: the last tokens that a row
-  // sees, at least 1.
+  // sees, at least 1. longest: as there.
   AttentionDecodeParams decode;
   const float* q_sinks = nullptr;  // [rows][q_heads][k_dim], row stride q_sinks_stride; for the sinks
   int64_t q_sinks_stride = 0;
@@ -17,7 +17,7 @@ struct AttentionSinksParams {
   int sinks = 0;  // the first tokens; sinks + window ≤ every row's length
 };
 
-size_t AttentionSinksWorkspace(const AttentionSinksParams& params);
+size_t AttentionSinksWorkspace(const Context& ctx, const AttentionSinksParams& params);
 
 // workspace: at least AttentionSinksWorkspace bytes, 64-byte aligned. A row's bits depend on the row alone.
 void AttentionDecodeSinks(const Context& ctx, const AttentionSinksParams& params, void* workspace);

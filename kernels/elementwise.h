@@ -63,5 +63,7 @@ struct RopeParams {
 void RopeTable(const Context& ctx, const int32_t* positions, int64_t rows, const float* inv_freq, int half, float magnitude,
                float* out);
 void Rope(const Context& ctx, const RopeParams& params);  // on the CPU; a GPU rotates as it appends (kv_append.h)
+// The same of rows that stay as they are: x becomes `from` rotated. from: as x, with a row stride of its own.
+void RopeCopy(const Context& ctx, const float* from, int64_t from_stride, const RopeParams& params);
 
 }  // namespace quire

@@ -24,18 +24,18 @@ pack() {
   root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
   build=${2:-$root/build/release}
   [ -x "$build/bin/quire" ] || die "$build/bin/quire isn't there; build it first"
-  for program in gpu_kernels_test gpu_engine_test; do
+  for program in gpu_kernels_test gpu_operations_test gpu_engine_test; do
     [ -x "$build/bin/$program" ] || die "$build/bin/$program isn't there; build it with the CUDA toolkit (QUIRE_CUDA=ON)"
   done
   stage=$(mktemp -d)
   # shellcheck disable=SC2064
   trap "rm -rf '$stage'" EXIT
   mkdir -p "$stage/bin" "$stage/lib" "$stage/tests/data"
-  for program in quire gpu_kernels_test gpu_engine_test; do strip -o "$stage/bin/$program" "$build/bin/$program"; done
+  for program in quire gpu_kernels_test gpu_operations_test gpu_engine_test; do strip -o "$stage/bin/$program" "$build/bin/$program"; done
   while read -r library; do
     name=$(basename "$library")
     [[ $name =~ $theirs ]] || cp -L "$library" "$stage/lib/"
-  done < <(ldd "$build/bin/quire" "$build/bin/gpu_kernels_test" "$build/bin/gpu_engine_test" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u)
+  done < <(ldd "$build/bin/quire" "$build/bin/gpu_kernels_test" "$build/bin/gpu_operations_test" "$build/bin/gpu_engine_test" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u)
   cp -r "$root/tests/data/stories260K" "$root/tests/data/retriever-2m" "$root/tests/data/gqa-dummy" "$root/tests/data/golden" \
     "$stage/tests/data/"
   cp "$root/launch/gpu_check.sh" "$root/tests/peers/torch_attention.py" "$stage/"
@@ -80,7 +80,7 @@ run() {
   }
   local filter='-Slow*'
   if [ -n "${QUIRE_SLOW:-}" ]; then filter='*'; fi
-  for name in gpu_kernels_test gpu_engine_test; do
+  for name in gpu_kernels_test gpu_operations_test gpu_engine_test; do
     echo "$name" >&2
     bin/$name --gtest_filter="$filter" > "$out/$name.txt" 2>&1 || failed=1
     tail -n 3 "$out/$name.txt" >&2

@@ -343,7 +343,7 @@ Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step s
   if (window.window > 0) {
     AttentionSinksParams sinks{decode, decode.q, decode.q_stride, 0, window.sinks};  // turning queries is left out
     sinks.decode.window = window.window;
-    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionSinksWorkspace(sinks)));
+    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionSinksWorkspace(ctx_, sinks)));
     attention.run = [this, sinks, workspace] { AttentionDecodeSinks(ctx_, sinks, workspace); };
   } else {
     decode.selection = &view;

@@ -175,7 +175,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
         remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
       }
       if (policy->CountsInside()) {
-        workspace = std::max(workspace, AttentionSinksWorkspace({decode, nullptr, 0, 0, 0}));
+        workspace = std::max(workspace, AttentionSinksWorkspace(ctx, {decode, nullptr, 0, 0, 0}));
         // Rows of prompts past the capacity are turned, too.
         turned = sizeof(float) * (rows * plan.shard.q_heads.size() * config.head_dim +
                                   int64_t{executor.limits.max_rows} * config.rope.rotary_dim);
@@ -185,7 +185,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       if (window > 0 || policy->capacity() > 0 || policy->IsDense(length, config.layers - 1, format.page_size))
         continue;
       if (policy->WindowAt(length).window == 0) continue;
-      workspace = std::max(workspace, AttentionSinksWorkspace({decode, nullptr, 0, 0, 0}));
+      workspace = std::max(workspace, AttentionSinksWorkspace(ctx, {decode, nullptr, 0, 0, 0}));
       turned = sizeof(float) * rows * (plan.shard.q_heads.size() * config.head_dim + config.rope.rotary_dim);
     }
     if (window > 0) continue;  // such layers attend to their window, whatever the policy

@@ -141,9 +141,7 @@ struct Decoder::Impl {
   StepGraphs graphs;
   StepGraphs::Key key;  // of the step's graph
   AttentionStats stats;
-  std::vector<int32_t> turns;  // [decode rows] positions by which queries are turned on for their sinks
-  GrowBuffer turn_tables;      // [decode rows][2][rotary_dim / 2]
-  bool any_turn = false;
+  GrowBuffer turn_tables;  // [decode rows][2][rotary_dim / 2]
   bool counted = true;  // stats has the sparse rows' pages
   // The rows that run now: all of the step, and in the last layer after attention those with logits.
   float* residual = nullptr;
@@ -162,7 +160,9 @@ struct Decoder::Impl {
   ProductRows RowsFor(const Weight& weight, float* memory) const { return {memory, ProductType(ctx, weight)}; }
   // residual += partial, normed before where the model says so; normed = its norm with `weight`.
   void JoinResidual(const Tensor& post_norm, const Tensor& weight, ProductRows normed);
-  Status FillTurns(const ForwardBatch& batch);
+  // Of queries that are turned for their sinks.
+  bool Turns() const { return !rows.turns.empty() && rope.half() > 0; }
+  Status FillTurns();
   Status EmbedRows();
   void ProjectQkv(int layer);
   RopeParams RopeOf(int layer) const;
@@ -180,24 +180,10 @@ Status Decoder::Impl::SumPartial() {
   return comm->AllReduce({scratch.partial, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream);
 }
 
-Status Decoder::Impl::FillTurns(const ForwardBatch& batch) {
-  const int page_size = batch.caches[0].table.format.page_size;
-  turns.assign(rows.decode_rows, 0);
-  any_turn = false;
-  for (int row = 0; row < rows.decode_rows; ++row) {
-    const AttentionPolicy* policy = rows.policy[row];
-    // The last layer is sparse if any is.
-    const int64_t length = int64_t{rows.pos[row]} + 1;  // more than it sees where tokens are overwritten
-    if (policy == nullptr || policy->IsDense(length, config.layers - 1, page_size)) continue;
-    const SinkWindow window = policy->WindowAt(length);
-    if (window.window == 0) continue;
-    turns[row] = static_cast<int32_t>(-window.shift);
-    any_turn = rope.half() > 0;
-  }
-  if (!any_turn) return OkStatus();
-  RETURN_IF_ERROR(turn_tables.Reserve(sizeof(float) * rows.decode_rows * 2 * rope.half()));
-  RETURN_IF_ERROR(rope.FillTurns(ctx, rows, turns.data(), turn_tables.As<float>()));
-  return OkStatus();
+Status Decoder::Impl::FillTurns() {
+  if (!Turns()) return OkStatus();
+  RETURN_IF_ERROR(turn_tables.Reserve(sizeof(float) * rows.decode_rows * 2 * rope.half(), ctx.device));
+  return rope.FillTurns(ctx, rows, inputs.turns, turn_tables.As<float>());
 }
 
 Status Decoder::Impl::EmbedRows() {
@@ -262,7 +248,7 @@ LayerAttention Decoder::Impl::AttentionOf(const ForwardBatch& batch, int layer) 
           .pages = cache.layers[index_in_kind[layer]],
           .table = inputs.tables[kind],
           .rope = RopeOf(layer),
-          .turns = any_turn ? turn_tables.As<float>() : nullptr,
+          .turns = Turns() ? turn_tables.As<float>() : nullptr,
           .qkv = scratch.qkv,
           .out = scratch.attended};
 }
@@ -341,7 +327,7 @@ void Decoder::Impl::MakeKey(const ForwardBatch& batch, const float* logits) {
     for (const void* p : {table.page_ids, table.page_begin, table.group_ids, table.group_begin}) add_address(p);
     add(static_cast<uint64_t>(table.num_seqs));
   }
-  add(static_cast<uint64_t>(any_turn));
+  add(static_cast<uint64_t>(Turns()));
   for (int layer = 0; layer < config.layers; ++layer) {
     const LayerAttention step = AttentionOf(batch, layer);
     add_address(step.pages.k);
@@ -391,10 +377,11 @@ Status Decoder::Impl::Forward(const ForwardBatch& batch, float* logits) {
       std::count_if(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) { return chunk.decode; }));
   stats.row_reads.assign(decodes, {});
   if (rows.rows == 0) return attention.BeginStep(rows);
+  rows.PlanTurns(config.layers - 1, batch.caches[0].table.format.page_size);
   RETURN_IF_ERROR(inputs.Bring(ctx, rows, batch.caches));
   RETURN_IF_ERROR(rope.Fill(ctx, rows, inputs.pos, scratch.cos_sin));
   if (window_rope) RETURN_IF_ERROR(window_rope->Fill(ctx, rows, inputs.pos, scratch.window_cos_sin));
-  RETURN_IF_ERROR(FillTurns(batch));
+  RETURN_IF_ERROR(FillTurns());
   RETURN_IF_ERROR(attention.BeginStep(rows));
   if (GraphsAllowed()) {
     MakeKey(batch, logits);

@@ -1,7 +1,6 @@
 #include "core/model/decoder_attention.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "core/base/check.h"
@@ -327,23 +326,20 @@ Status AttentionRunner::AttendSinks(const LayerAttention& step, const AttentionD
   params.q_sinks_stride = decode.q_stride;
   params.softcap = softcap_;
   if (step.turns != nullptr && window.sinks > 0) {
-    RETURN_IF_ERROR(turned_.Reserve(sizeof(float) * decode.rows * width));
-    float* turned = turned_.As<float>();
-    for (int64_t row = 0; row < decode.rows; ++row) {
-      std::memcpy(turned + row * width, decode.q + row * decode.q_stride, sizeof(float) * width);
-    }
-    Rope(ctx_, {.x = turned,
-                .x_stride = width,
-                .rows = decode.rows,
-                .heads = q_heads_,
-                .head_dim = head_dim_,
-                .rotary_dim = step.rope.rotary_dim,
-                .interleaved = step.rope.interleaved,
-                .cos_sin = step.turns + int64_t{run.begin} * step.rope.rotary_dim});
-    params.q_sinks = turned;
+    RETURN_IF_ERROR(turned_.Reserve(sizeof(float) * decode.rows * width, ctx_.device));
+    RopeCopy(ctx_, decode.q, decode.q_stride,
+             {.x = turned_.As<float>(),
+              .x_stride = width,
+              .rows = decode.rows,
+              .heads = q_heads_,
+              .head_dim = head_dim_,
+              .rotary_dim = step.rope.rotary_dim,
+              .interleaved = step.rope.interleaved,
+              .cos_sin = step.turns + int64_t{run.begin} * step.rope.rotary_dim});
+    params.q_sinks = turned_.As<float>();
     params.q_sinks_stride = width;
   }
-  RETURN_IF_ERROR(workspace_.Reserve(AttentionSinksWorkspace(params)));
+  RETURN_IF_ERROR(workspace_.Reserve(AttentionSinksWorkspace(ctx_, params), ctx_.device));
   AttentionDecodeSinks(ctx_, params, workspace_.As<void>());
   return OkStatus();
 }

@@ -28,6 +28,7 @@ Status DecoderInputs::Bring(const Context& ctx, const DecoderRows& rows, std::sp
   add_all(rows.seq, &seq);
   add_all(rows.pos, &pos);
   add_all(rows.len, &len);
+  add_all(rows.turns, &turns);
   add_all(rows.logit_places, &logit_places);
   add_all(rows.prefill, &prefill);
   add_all(rows.prefill_with_logits, &prefill_with_logits);

@@ -18,8 +18,8 @@ class RopeTables {
 
   // positions: rows.pos where kernels read it. cos_sin: [rows][2][half()], by place.
   Status Fill(const Context& ctx, const DecoderRows& rows, const int32_t* positions, float* cos_sin);
-  // What turns rotated queries of the decode rows on by so many positions, which may be negative. turns: [decode_rows],
-  // cos_sin: [decode_rows][2][half()].
+  // What turns rotated queries of the decode rows on by so many positions, which may be negative. turns: rows.turns
+  // where kernels read it, cos_sin: [decode_rows][2][half()].
   Status FillTurns(const Context& ctx, const DecoderRows& rows, const int32_t* turns, float* cos_sin);
   int half() const { return half_; }
 

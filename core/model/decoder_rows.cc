@@ -156,6 +156,20 @@ void DecoderRows::Build(const ForwardBatch& batch, const RowPadding* padding) {
   PrefillWithLogits([](size_t) { return false; }, &prefill_with_logits);
 }
 
+void DecoderRows::PlanTurns(int last_layer, int page_size) {
+  turns.assign(static_cast<size_t>(decode_rows), 0);
+  bool any = false;
+  for (int row = 0; row < decode_rows; ++row) {
+    const int64_t length = int64_t{pos[row]} + 1;  // more than it sees where tokens are overwritten
+    if (policy[row] == nullptr || policy[row]->IsDense(length, last_layer, page_size)) continue;
+    const SinkWindow window = policy[row]->WindowAt(length);
+    if (window.window == 0) continue;
+    turns[row] = static_cast<int32_t>(-window.shift);
+    any = true;
+  }
+  if (!any) turns.clear();
+}
+
 int DecoderRows::FirstRowWithLogits(const PrefillChunk& chunk) const {
   int first = chunk.rows;  // of the chunk's rows
   for (const int32_t p : logit_places) {

@@ -43,6 +43,8 @@ struct DecoderRows {
   std::vector<int32_t> pos;       // position of the token
   std::vector<int32_t> len;       // tokens in the cache that the row sees: pos + 1, or the capacity where that is less
   std::vector<int32_t> rope_len;  // length that dynamic rope scaling counts with
+  // [decode_rows] positions by which queries are turned on for their sinks; empty: no row has any. PlanTurns sets it.
+  std::vector<int32_t> turns;
   std::vector<const AttentionPolicy*> policy;  // [decode_rows], null: dense
   std::vector<PageHistory*> history;           // [decode_rows], null: none
   std::vector<SlotMap*> slots;                 // [decode_rows], null: none
@@ -61,6 +63,8 @@ struct DecoderRows {
   // Memory grows to the largest step seen and stays. CHECKs what ForwardBatch promises. padding: null, or for a step of
   // decode chunks alone, none of an evicting policy.
   void Build(const ForwardBatch& batch, const RowPadding* padding = nullptr);
+  // After Build. last_layer: the model's last, which is sparse if any is.
+  void PlanTurns(int last_layer, int page_size);
   // The chunks from their first row with logits on, but those for which `whole(index)` holds stay as they are.
   template <typename Whole>
   void PrefillWithLogits(Whole&& whole, std::vector<PrefillChunk>* out) const {

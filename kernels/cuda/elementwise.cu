@@ -269,6 +269,33 @@ struct RopeTableKernel {
   }
 };
 
+// A block a head of a row.
+struct RopeKernel {
+  using Params = RopeParams;
+  static constexpr const char* kName = "rope";
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 4;
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const int64_t row = simt::BlockY();
+    const int offset = simt::BlockX() * p.head_dim, half = p.rotary_dim / 2;
+    const float* from = p.from + row * p.from_stride + offset;
+    const float* table = p.cos_sin + row * p.rotary_dim;
+    float* out = p.out + row * p.out_stride + offset;
+    for (int c = simt::ThreadIndex(); c < p.head_dim; c += simt::BlockThreads()) {
+      const float x = from[c];
+      if (c >= p.rotary_dim) {
+        out[c] = x;
+        continue;
+      }
+      const bool second = p.interleaved ? c % 2 == 1 : c >= half;
+      const int pair = p.interleaved ? c / 2 : (second ? c - half : c);
+      const int step = p.interleaved ? 1 : half;
+      const float y = from[second ? c - step : c + step] * table[half + pair];
+      out[c] = simt::Fma(x, table[pair], second ? y : -y);
+    }
+  }
+};
+
 // f(T{}, Out{}) for rows of a type that are written in their own or, from f32, in any.
 template <typename F>
 Status VisitInAndOut(DType in, DType out, F&& f) {
@@ -384,6 +411,14 @@ Status Embed(Stream stream, DType dtype, const EmbedParams& p) {
 
 Status RopeTable(Stream stream, const RopeTableParams& p) {
   return LaunchFlat<RopeTableKernel>(stream, p.rows * p.half, 1, p);
+}
+
+Status Rope(Stream stream, const RopeParams& p) {
+  simt::LaunchShape shape;
+  shape.grid_x = p.heads;
+  shape.grid_y = static_cast<int>(p.rows);
+  shape.threads = std::min((p.head_dim + 31) / 32 * 32, RopeKernel::kMaxThreads);
+  return simt::Launch<RopeKernel>(shape, stream, p);
 }
 
 }  // namespace quire::cuda

@@ -89,4 +89,19 @@ struct RopeTableParams {
 };
 Status RopeTable(Stream stream, const RopeTableParams& params);
 
+// out = from, the first rotary_dim channels of each head rotated (kernels/elementwise.h); out is not from. Rows of f32.
+struct RopeParams {
+  const float* from = nullptr;  // [rows][heads][head_dim], row stride from_stride
+  int64_t from_stride = 0;
+  float* out = nullptr;  // the same, row stride out_stride
+  int64_t out_stride = 0;
+  int64_t rows = 0;
+  int heads = 0;
+  int head_dim = 0;
+  int rotary_dim = 0;
+  bool interleaved = false;
+  const float* cos_sin = nullptr;  // [rows][2][rotary_dim / 2]
+};
+Status Rope(Stream stream, const RopeParams& params);
+
 }  // namespace quire::cuda

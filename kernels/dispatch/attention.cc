@@ -1,4 +1,6 @@
 // Attention with the Mods that models ask for by a number: the identity and the soft cap.
+#include <algorithm>
+
 #include "kernels/attention_decode.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/cpu/ops.h"
@@ -12,8 +14,10 @@ namespace {
 // Of a row's list.
 int MostPages(const AttentionDecodeParams& p) {
   if (p.selection != nullptr) return p.selection->max_pages;
-  const int page_size = p.table.format.page_size;
-  return static_cast<int>((int64_t{p.longest} + page_size - 1) / page_size);
+  const int64_t page_size = p.table.format.page_size;
+  int64_t tokens = p.longest;
+  if (p.window > 0) tokens = std::min(tokens, p.window + page_size - 1);  // it may begin with a page's last token
+  return static_cast<int>((tokens + page_size - 1) / page_size);
 }
 
 // run(mod) with the Mod of this cap.

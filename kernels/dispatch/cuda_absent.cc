@@ -7,6 +7,7 @@
 #include "kernels/cuda/page_fill.h"
 #include "kernels/cuda/page_ops.h"
 #include "kernels/cuda/quest.h"
+#include "kernels/cuda/sinks.h"
 #include "kernels/cuda/top_candidates.h"
 
 namespace quire::cuda {
@@ -37,6 +38,7 @@ Status SoftCapRows(Stream, float, float*, int64_t) { return Absent(); }
 Status Narrow(Stream, DType, const float*, int64_t, int64_t, int64_t, void*) { return Absent(); }
 Status Embed(Stream, DType, const EmbedParams&) { return Absent(); }
 Status RopeTable(Stream, const RopeTableParams&) { return Absent(); }
+Status Rope(Stream, const RopeParams&) { return Absent(); }
 Status KvAppend(Stream, DType, const KvAppendParams&) { return Absent(); }
 Result<std::unique_ptr<Matmul>> MakeMatmul(Device) { return Absent(); }
 Status FillPages(Stream, const PageFillParams&) { return Absent(); }
@@ -46,6 +48,9 @@ Status CopyGroups(Stream, const LayersOfPages&, const PageCopies&, const int32_t
 Status ResetGroups(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }
 Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*, int) { return Absent(); }
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
+Status SinkPages(Stream, const SinkPagesParams&) { return Absent(); }
+Status SinkLengths(Stream, int, int, int32_t*) { return Absent(); }
+Status MergeSinks(Stream, const MergeSinksParams&) { return Absent(); }
 TopCandidatesConfig TopCandidatesConfig::For(int64_t, int64_t, int) { return {}; }
 Status TopCandidates(Stream, DType, const TopCandidatesParams&) { return Absent(); }
 Status GatherLogits(Stream, DType, const GatherLogitsParams&) { return Absent(); }

@@ -1,5 +1,7 @@
 #include "kernels/elementwise.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/ops.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/dispatch/dispatch.h"
@@ -68,6 +70,29 @@ void Embed(const Context& ctx, const void* table, DType dtype, int64_t vocab_beg
   Dispatch(
       ctx, [&] { cpu::Embed(ctx, table, dtype, vocab_begin, vocab, ids, rows, width, out); },
       [&](Stream stream) { return cuda::Embed(stream, dtype, {table, vocab_begin, vocab, ids, rows, width, out}); });
+}
+
+void RopeCopy(const Context& ctx, const float* from, int64_t from_stride, const RopeParams& p) {
+  Dispatch(
+      ctx,
+      [&] {
+        for (int64_t row = 0; row < p.rows; ++row) {
+          std::copy_n(from + row * from_stride, int64_t{p.heads} * p.head_dim, p.x + row * p.x_stride);
+        }
+        Rope(ctx, p);
+      },
+      [&](Stream stream) {
+        return cuda::Rope(stream, {.from = from,
+                                   .from_stride = from_stride,
+                                   .out = p.x,
+                                   .out_stride = p.x_stride,
+                                   .rows = p.rows,
+                                   .heads = p.heads,
+                                   .head_dim = p.head_dim,
+                                   .rotary_dim = p.rotary_dim,
+                                   .interleaved = p.interleaved,
+                                   .cos_sin = p.cos_sin});
+      });
 }
 
 void RopeTable(const Context& ctx, const int32_t* positions, int64_t rows, const float* inv_freq, int half, float magnitude,

@@ -12,6 +12,8 @@
 #include <string>
 
 #include "core/base/check.h"
+#include "kernels/cuda/sinks.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/evicting.h"
 #include "kernels/selection/options.h"
 #include "kernels/selection/policies.h"
@@ -50,8 +52,27 @@ class StreamingPolicy : public AttentionPolicy {
             length - options_.sink_tokens - options_.recent_tokens};
   }
 
+  bool RunsOnGpu() const override { return true; }
+
   // The pages of the two parts. The kernel is given these by tokens; the lists are for counts and for who looks on.
-  void Select(const Context&, const SelectParams& p, SelectionView selection, void*) const override {
+  void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void*) const override {
+    Dispatch(
+        ctx, [&] { SelectOnCpu(p, selection); },
+        [&](Stream stream) {
+          return cuda::SinkPages(stream, {.sinks = static_cast<int>(options_.sink_tokens),
+                                          .window = static_cast<int>(options_.recent_tokens),
+                                          .rows = p.rows,
+                                          .row_seq = p.row_seq,
+                                          .row_len = p.row_len,
+                                          .table = p.table,
+                                          .selection = selection});
+        });
+  }
+
+  const StreamingOptions& options() const { return options_; }
+
+ private:
+  void SelectOnCpu(const SelectParams& p, SelectionView selection) const {
     const PageFormat& f = p.table.format;
     for (int64_t list = 0; list < int64_t{p.rows} * f.kv_heads; ++list) {
       const int row = static_cast<int>(list / f.kv_heads);
@@ -71,9 +92,6 @@ class StreamingPolicy : public AttentionPolicy {
     }
   }
 
-  const StreamingOptions& options() const { return options_; }
-
- private:
   StreamingOptions options_;
 };
 
@@ -81,6 +99,7 @@ class EvictingStreamingPolicy : public StreamingPolicy {
  public:
   using StreamingPolicy::StreamingPolicy;
 
+  bool RunsOnGpu() const override { return false; }
   int64_t capacity() const override { return options().token_budget; }
   bool CountsInside() const override { return true; }
   int32_t Evict(int64_t position, int, SlotMap*) const override {

@@ -66,7 +66,7 @@ struct SinksCall : DecodeCall {
     Context ctx;
     ctx.pool = &pool;
     const AttentionSinksParams params = SinksParams();
-    auto workspace = Buffer::Create(AttentionSinksWorkspace(params));
+    auto workspace = Buffer::Create(AttentionSinksWorkspace(ctx, params));
     ASSERT_TRUE(workspace.ok());
     std::memset(workspace->data(), 0xff, workspace->size());
     AttentionDecodeSinks(ctx, params, workspace->data());

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,41 @@ TEST(EmulatedGpuEngine, WaitsForTheGpuOnceAStep) {
   EXPECT_EQ(after.bytes, before.bytes);
   // The step's arrays there, candidates back; and now and then the ids of new pages.
   EXPECT_LE(after.copies - before.copies, 3 * n);
+}
+
+// Each policy, with graphs and without.
+TEST(EmulatedGpuEngine, PoliciesWaitOnceAStepAndGraphsOfThemGiveWhatEagerStepsGive) {
+  std::vector<int32_t> prompt(20);
+  std::iota(prompt.begin(), prompt.end(), 300);
+  for (const AttentionSpec& attention : SmallGpuPolicies()) {
+    SCOPED_TRACE(attention.ToString());
+    std::vector<Output> outputs;
+    for (const bool eager : {true, false}) {
+      EngineOptions options = OnGpu(Small(kStories));
+      options.page_size = 4;
+      options.attention = {attention};
+      options.enforce_eager = eager;
+      auto engine = MakeEngine(options);
+      ASSERT_NE(engine, nullptr);
+      RunOne(*engine, Greedy(prompt, 2));
+      const emulator::GpuCounts before = emulator::CountsOfGpu();
+      const int64_t steps = engine->Stats().steps;
+      outputs.push_back(RunOne(*engine, Greedy(prompt, 6)));
+      const emulator::GpuCounts after = emulator::CountsOfGpu();
+      const int64_t n = engine->Stats().steps - steps;
+      EXPECT_EQ(after.waits - before.waits, n);
+      EXPECT_EQ(after.bytes, before.bytes);
+      EXPECT_LE(after.copies - before.copies, 4 * n);  // back also the lengths of the lists
+      if (eager) {
+        EXPECT_EQ(after.graphs, before.graphs);
+      } else {
+        EXPECT_GE(after.graphs - before.graphs, n - 2);  // all but the prompt's and perhaps one whose memory grew
+      }
+    }
+    EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+    EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
+    EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
+  }
 }
 
 // What a run of requests gave, and what it cost.

@@ -58,14 +58,11 @@ TEST_F(GpuEngine, ReproducesTheGreedyReferenceDenseAndAtFullBudget) {
 
 // Each policy that runs there.
 TEST_F(GpuEngine, ASmallBudgetReadsThePagesThatTheCpuReads) {
-  for (const char* attention : {
-           "quest:token_budget=16:dense_layers=1",
-           "quest:token_budget=16:dense_layers=1:budget_share=0.8",
-       }) {
-    SCOPED_TRACE(attention);
+  for (const AttentionSpec& attention : SmallGpuPolicies()) {
+    SCOPED_TRACE(attention.ToString());
     EngineOptions options = Small(kStories);
     options.page_size = 4;
-    options.attention = {*AttentionSpec::Parse(attention)};
+    options.attention = {attention};
     const GenerationRequest request = Greedy({1, 403, 407, 261, 378, 432, 306, 383}, 24);
     std::vector<Output> outputs;
     for (const EngineOptions& o : {options, OnGpu(options)}) {

@@ -21,6 +21,20 @@ inline EngineOptions Small(const char* model) {
   return options;
 }
 
+// Policies that run on a GPU, with budgets for prompts of a few tokens in pages of 4.
+inline std::vector<AttentionSpec> SmallGpuPolicies() {
+  std::vector<AttentionSpec> specs;
+  for (const char* spec : {
+           "quest:token_budget=16:dense_layers=1",
+           "quest:token_budget=16:dense_layers=1:budget_share=0.8",
+           "streaming:token_budget=18:dense_layers=1",
+           "streaming:token_budget=11:sink_tokens=0:dense_layers=0",
+       }) {
+    specs.push_back(*AttentionSpec::Parse(spec));
+  }
+  return specs;
+}
+
 // A request of stories260K for each of SERVING.md's parameters of sampling, penalties, bias and stopping ids, named by it. The
 // values are such that each but the first changes the greedy tokens, and the penalties those of logit_bias.
 inline std::vector<GenerationRequest> EverySamplingParameter() {

@@ -507,7 +507,7 @@ TEST(Pitfalls, Pitfall10EmptyPartsAndUnreadMemoryGiveNoNan) {
   sinks.decode.row_len = &len;
   sinks.q_sinks = call.q.data();
   sinks.q_sinks_stride = call.p.q_stride;
-  auto sinks_workspace = Buffer::Create(AttentionSinksWorkspace(sinks));
+  auto sinks_workspace = Buffer::Create(AttentionSinksWorkspace(TwoThreads(), sinks));
   ASSERT_TRUE(sinks_workspace.ok());
   std::memset(sinks_workspace->data(), 0xff, sinks_workspace->size());
   AttentionDecodeSinks(TwoThreads(), sinks, sinks_workspace->data());

@@ -74,6 +74,7 @@ Excuse CloseScores(Scores scores, double slack) {
            });
   };
 }
+const Excuse kNone = [](int, int, const std::vector<int32_t>&, const std::vector<int32_t>&) { return false; };
 
 // Returns how many lists are the same.
 int ExpectTheListsOfTheCpu(const AttentionPolicy& policy, const PagedCache& cache, const Step& step, const Excuse& excuse) {
@@ -118,6 +119,18 @@ void CheckQuest(const Case& c, const PagedCache& cache, const Step& step) {
   }
 }
 
+// Its lists follow from lengths alone.
+void CheckStreaming(const Case& c, const PagedCache& cache, const Step& step) {
+  const int shortest = *std::min_element(c.lens.begin(), c.lens.end());
+  const int budget = std::min(c.budget * c.page_size + 1, shortest);
+  for (const int sinks : {0, 3}) {
+    if (budget <= sinks) continue;
+    SCOPED_TRACE(::testing::Message() << "streaming of " << budget << " with " << sinks);
+    const auto policy = Make("streaming:token_budget=" + std::to_string(budget) + ":sink_tokens=" + std::to_string(sinks), c.page_size);
+    ExpectTheListsOfTheCpu(*policy, cache, step, kNone);
+  }
+}
+
 void RunCase(const Case& c) {
   SCOPED_TRACE(::testing::Message() << DTypeName(c.dtype) << " page " << c.page_size << " budget " << c.budget << " d " << c.dim
                                     << " heads " << c.q_heads << "/" << c.kv_heads << " length " << c.lens[0] << " rows "
@@ -129,6 +142,7 @@ void RunCase(const Case& c) {
   std::iota(seq.begin(), seq.end(), 0);
   Step step(cache, c.q_heads, seq, {c.lens.begin(), c.lens.end()}, c.seed + 1);
   CheckQuest(c, cache, step);
+  CheckStreaming(c, cache, step);
 }
 
 TEST_F(GpuPolicies, ListThePagesThatTheyListOnTheCpu) {
