@@ -9,15 +9,38 @@
 // Bytes: rows * kv_heads * groups * 2 * k_dim * 16 * element size.
 #pragma once
 
+#include "kernels/cuda/page_scores.cuh"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/simt.h"
 
 namespace quire::cuda {
 
-QUIRE_DEVICE float MaxOrNan(float a, float b) {
-  if (a != a) return a;
-  return b > a || b != b ? b : a;
-}
+// The metadata groups of a (row, KV head) that are scored: entries [first, last) of the sequence's groups, or of those kept.
+struct ScoredGroups {
+  const int32_t* ids;   // of the sequence's groups
+  const int32_t* kept;  // null: entries are groups
+  int first = 0, last = 0;
+
+  QUIRE_DEVICE static ScoredGroups Create(const QuestParams& p, int row, int kv_head) {
+    ScoredGroups s = {};
+    const int seq = p.row_seq[row];
+    if (seq < 0) return s;
+    s.ids = p.table.group_ids + p.table.group_begin[seq];
+    if (p.kept_groups != nullptr) {
+      const int64_t list = int64_t{row} * p.table.format.kv_heads + kv_head;
+      s.kept = p.kept_groups + list * p.max_groups;
+      s.last = p.kept_counts[list];
+      return s;
+    }
+    const ForcedPages cut = ForcedPages::Create(p.budget, p.row_len[row], p.table.format.page_size);
+    if (cut.free == 0) return s;
+    s.first = cut.sinks / kPagesPerGroup;
+    s.last = (cut.recent + kPagesPerGroup - 1) / kPagesPerGroup;
+    return s;
+  }
+  // −1: its pages are gone.
+  QUIRE_DEVICE int Id(int entry) const { return ids[kept == nullptr ? entry : kept[entry]]; }
+};
 
 // T: cache; Q: query. kTiles: A operands: 1 takes four heads at once, 2 eight.
 template <typename T, typename Q, int kTiles>
@@ -86,20 +109,17 @@ struct TensorQuestScoresKernel {
     const QuestScoresConfig& config = params.c;
     const PageFormat& f = p.table.format;
     const int kv_head = simt::BlockX(), row = simt::BlockZ(), k_dim = f.k_dim, steps = k_dim / 16;
-    const int seq = p.row_seq[row];
-    if (seq < 0) return;
-    const ForcedPages cut = ForcedPages::Create(p.budget, p.row_len[row], f.page_size);
-    const int first = cut.sinks / kPagesPerGroup, last = (cut.recent + kPagesPerGroup - 1) / kPagesPerGroup;
-    const int begin = first + simt::BlockY() * config.warps * config.groups_per_warp;
-    if (cut.free == 0 || begin >= last) return;
-    const int end = begin + config.warps * config.groups_per_warp < last ? begin + config.warps * config.groups_per_warp : last;
+    const ScoredGroups scored = ScoredGroups::Create(p, row, kv_head);
+    const int begin = scored.first + simt::BlockY() * config.warps * config.groups_per_warp;
+    if (begin >= scored.last) return;
+    const int end = begin + config.warps * config.groups_per_warp < scored.last ? begin + config.warps * config.groups_per_warp
+                                                                                 : scored.last;
     const int heads = p.q_heads / f.kv_heads, warp = simt::Warp();
     uint32_t* fragments = reinterpret_cast<uint32_t*>(simt::SharedBytes());
     uint32_t* ring = fragments + 2 * steps * kTiles * simt::kWarpSize * 4 + warp * kSlices * k_dim * 8;
-    const int32_t* groups = p.table.group_ids + p.table.group_begin[seq];
     const int mine = begin + warp < end ? (end - begin - warp + config.warps - 1) / config.warps : 0;  // groups of this warp
     // Group n of this warp; −1 past the last one and where a window has freed it. Looked up one group ahead.
-    const auto id_of = [&](int n) { return n < mine ? groups[begin + warp + n * config.warps] : -1; };
+    const auto id_of = [&](int n) { return n < mine ? scored.Id(begin + warp + n * config.warps) : -1; };
     // Slice 2n: minima of the warp's n-th group, 2n + 1: its maxima.
     const auto fetch = [&](int slice, int id) {
       if (id >= 0) {
@@ -151,7 +171,7 @@ struct TensorQuestScoresKernel {
       }
       float* out = p.scores + (int64_t{row} * f.kv_heads + kv_head) * p.max_groups * kPagesPerGroup +
                    int64_t{begin + warp + n * config.warps} * kPagesPerGroup;
-      const float share = p.reduce == GroupReduce::kMean ? 1.0f / static_cast<float>(heads) : 1.0f;
+      const float share = HeadShare(p.reduce, heads);
 #pragma unroll
       for (int octet = 0; octet < 2; ++octet) {
 #pragma unroll

@@ -2,6 +2,8 @@
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/hierarchical.h"
+#include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/page_fill.h"
@@ -48,6 +50,8 @@ Status CopyGroups(Stream, const LayersOfPages&, const PageCopies&, const int32_t
 Status ResetGroups(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }
 Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*, int) { return Absent(); }
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
+Status HierarchicalSelect(Stream, const HierarchicalParams&, SelectionView) { return Absent(); }
+Status HybridSelect(Stream, const QuestParams&, int, SelectionView) { return Absent(); }
 Status SinkPages(Stream, const SinkPagesParams&) { return Absent(); }
 Status SinkLengths(Stream, int, int, int32_t*) { return Absent(); }
 Status MergeSinks(Stream, const MergeSinksParams&) { return Absent(); }

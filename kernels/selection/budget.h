@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/page_table.h"
+
 namespace quire {
 
 // A token budget at one page size, in pages. Holds for sequences of any length, so a GPU is given one for all rows.
@@ -17,6 +19,12 @@ struct PageBudget {
                                      double share = 0) {
     const auto pages = [&](int64_t tokens) { return static_cast<int>((tokens + page_size - 1) / page_size); };
     return {static_cast<int>(token_budget / page_size), pages(sink_tokens), pages(recent_tokens), share};
+  }
+  // Pages that are read of a sequence of `length` tokens, if it has as many.
+  constexpr int At(int64_t length, int page_size) const {
+    if (share <= 0) return budget;
+    return std::max(budget, static_cast<int>(static_cast<uint32_t>(share * static_cast<double>(length)) /
+                                             static_cast<uint32_t>(page_size)));
   }
 };
 
@@ -35,12 +43,41 @@ struct ForcedPages {
     f.pages = full + (static_cast<uint32_t>(full) * size < tokens ? 1 : 0);
     f.recent = std::max(0, full - budget.recent);
     f.sinks = std::min(budget.sinks, f.recent);
-    int most = budget.budget;
-    if (budget.share > 0) {
-      most = std::max(most, static_cast<int>(static_cast<uint32_t>(budget.share * static_cast<double>(tokens)) / size));
-    }
-    f.free = std::clamp(most - f.sinks - (f.pages - f.recent), 0, f.recent - f.sinks);
+    f.free = std::clamp(budget.At(length, page_size) - f.sinks - (f.pages - f.recent), 0, f.recent - f.sinks);
     return f;
+  }
+};
+
+// Hierarchical's cut: metadata groups [first, first + groups) have pages that are not forced; `kept` of them stay.
+struct GroupCut {
+  static constexpr int64_t kAll = 1'000'000'000;  // of keep_billionths, the share of the groups that stays
+  int first = 0;
+  int groups = 0;
+  int kept = 0;
+
+  static constexpr GroupCut Create(const ForcedPages& forced, int64_t keep_billionths) {
+    GroupCut cut;
+    if (forced.free == 0) return cut;
+    const int last = (forced.recent + kPagesPerGroup - 1) / kPagesPerGroup;
+    cut.first = forced.sinks / kPagesPerGroup;
+    cut.groups = last - cut.first;
+    // As many as hold the free pages even when the first and the last, whose pages may be forced in part, are among
+    // them.
+    const int forced_inside = forced.sinks - cut.first * kPagesPerGroup + last * kPagesPerGroup - forced.recent;
+    cut.kept = Kept(cut.groups, forced.free + forced_inside, keep_billionths);
+    return cut;
+  }
+  // At least what is kept at any length up to this one.
+  static constexpr int MostKept(const PageBudget& budget, int64_t length, int page_size, int64_t keep_billionths) {
+    const int pages = ForcedPages::Create(budget, length, page_size).pages;
+    const int groups = std::max(1, (pages + kPagesPerGroup - 1) / kPagesPerGroup);
+    return Kept(groups, budget.At(length, page_size) + 2 * (kPagesPerGroup - 1), keep_billionths);
+  }
+
+ private:
+  static constexpr int Kept(int groups, int pages, int64_t keep_billionths) {
+    const auto share = static_cast<int>((keep_billionths * groups + kAll - 1) / kAll);
+    return std::min(groups, std::max(share, (pages + kPagesPerGroup - 1) / kPagesPerGroup));
   }
 };
 

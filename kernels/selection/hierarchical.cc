@@ -20,6 +20,8 @@
 #include "kernels/cpu/group_scores.h"
 #include "kernels/cpu/quest_scores.h"
 #include "kernels/cpu/top_k.h"
+#include "kernels/cuda/hierarchical.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/page_policy.h"
 #include "kernels/selection/policies.h"
 #include "kernels/selection/reuse.h"
@@ -33,7 +35,7 @@ constexpr int kKeptPerTask = 16;    // of page scores: 128 KB
 class HierarchicalPolicy : public PagePolicy {
  public:
   HierarchicalPolicy(const PageOptions& options, int page_size, double keep, bool codes)
-      : PagePolicy(options, page_size), keep_(keep), codes_(codes) {}
+      : PagePolicy(options, page_size), keep_billionths_(std::llround(keep * GroupCut::kAll)), codes_(codes) {}
 
   std::string_view name() const override { return "hierarchical"; }
   PageDataNeeds Declare() const override { return {.min_max = true, .codes = codes_}; }
@@ -47,7 +49,7 @@ class HierarchicalPolicy : public PagePolicy {
     const PageFormat& f = p.table.format;
     int64_t bytes = 0;  // a channel of min or max
     for (int row = 0; row < p.rows; ++row) {
-      const Cut cut = CutOf(p, row);
+      const GroupCut cut = CutOf(p, row);
       const int64_t element = ElementSize(f.dtype);
       // Of the groups kept all but the last are taken to be whole: the latest pages are not to be chosen.
       bytes += (cut.kept < cut.groups ? cut.groups : 0) * element;
@@ -56,8 +58,30 @@ class HierarchicalPolicy : public PagePolicy {
     return bytes * f.kv_heads * 2 * f.k_dim;
   }
 
+  bool RunsOnGpu() const override { return !codes_; }
+
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);
+    Dispatch(
+        ctx, [&] { SelectOnCpu(ctx, p, selection, workspace); },
+        [&](Stream stream) { return SelectOnGpu(stream, p, selection, workspace); });
+  }
+
+ private:
+  Status SelectOnGpu(Stream stream, const SelectParams& p, SelectionView selection, void* workspace) const {
+    const Memory memory(workspace, int64_t{p.rows} * p.table.format.kv_heads, Groups(p));
+    cuda::HierarchicalParams h;
+    h.quest = OnGpu(p);
+    h.quest.scores = memory.page_scores;
+    h.longest = p.longest;
+    h.keep_billionths = keep_billionths_;
+    h.group_scores = memory.group_scores;
+    h.kept = memory.kept;
+    h.kept_counts = memory.kept_ids;
+    return cuda::HierarchicalSelect(stream, h, selection);
+  }
+
+  void SelectOnCpu(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const {
     CHECK(!codes_ || p.pages.codes != nullptr);
     const PageFormat& f = p.table.format;
     const int groups = Groups(p);
@@ -82,8 +106,8 @@ class HierarchicalPolicy : public PagePolicy {
     });
   }
 
- private:
-  // Page scores, group score, kept logical and physical group of a group of one list.
+  // Page scores, group score, kept logical and physical group of a group of one list. (The GPU keeps no physical ones but
+  // how many groups a list has, in their place.)
   static constexpr size_t kListBytesPerGroup = sizeof(float) * (kPagesPerGroup + 1) + sizeof(int32_t) * 2;
 
   struct Memory {
@@ -100,32 +124,14 @@ class HierarchicalPolicy : public PagePolicy {
     int32_t* kept_ids;    // [lists][groups] their metadata groups
   };
 
-  // Groups [first, first + groups) have pages that are not forced; `kept` of them stay.
-  struct Cut {
-    ForcedPages forced;
-    int first = 0, groups = 0, kept = 0;
-  };
-
-  Cut CutOf(const SelectParams& p, int row) const {
-    Cut cut;
-    cut.forced = Forced(p.row_len[row]);
-    if (cut.forced.free == 0) return cut;
-    const int last = (cut.forced.recent + kPagesPerGroup - 1) / kPagesPerGroup;
-    cut.first = cut.forced.sinks / kPagesPerGroup;
-    cut.groups = last - cut.first;
-    // As many as hold the free pages even when the first and the last, whose pages may be forced in part, are among
-    // them.
-    const int forced_inside = cut.forced.sinks - cut.first * kPagesPerGroup + last * kPagesPerGroup - cut.forced.recent;
-    const int least = (cut.forced.free + forced_inside + kPagesPerGroup - 1) / kPagesPerGroup;
-    const int share = static_cast<int>(std::ceil(keep_ * cut.groups - 1e-9));
-    cut.kept = std::min(cut.groups, std::max(share, least));
-    return cut;
+  GroupCut CutOf(const SelectParams& p, int row) const {
+    return GroupCut::Create(Forced(p.row_len[row]), keep_billionths_);
   }
 
   void ScoreGroups(const SelectParams& p, int64_t list, int part, const Memory& memory) const {
     const PageFormat& f = p.table.format;
     const int row = static_cast<int>(list / f.kv_heads), head = static_cast<int>(list % f.kv_heads);
-    const Cut cut = CutOf(p, row);
+    const GroupCut cut = CutOf(p, row);
     const int begin = part * kGroupsPerTask, end = std::min(cut.groups, begin + kGroupsPerTask);
     if (cut.kept == cut.groups || begin >= end) return;
     GroupScoreParams s;
@@ -144,7 +150,7 @@ class HierarchicalPolicy : public PagePolicy {
 
   void KeepGroups(const SelectParams& p, int64_t list, const Memory& memory) const {
     const int row = static_cast<int>(list / p.table.format.kv_heads);
-    const Cut cut = CutOf(p, row);
+    const GroupCut cut = CutOf(p, row);
     int32_t* kept = memory.kept + list * memory.groups;
     int count = 0;
     if (cut.kept == cut.groups) {
@@ -196,7 +202,8 @@ class HierarchicalPolicy : public PagePolicy {
   // The k best pages of the groups kept. Groups ascend, so the places of their pages are in the pages' order.
   int TakePages(const SelectParams& p, int64_t list, int k, const Memory& memory, int32_t* out) const {
     const int row = static_cast<int>(list / p.table.format.kv_heads);
-    const Cut cut = CutOf(p, row);
+    const GroupCut cut = CutOf(p, row);
+    const ForcedPages forced = Forced(p.row_len[row]);
     const int32_t* ids = PageIds(p, row);
     const int32_t* kept = memory.kept + list * memory.groups;
     float* scores = memory.page_scores + list * memory.groups * kPagesPerGroup;
@@ -204,7 +211,7 @@ class HierarchicalPolicy : public PagePolicy {
       for (int column = 0; column < kPagesPerGroup; ++column) {
         const int page = kept[i] * kPagesPerGroup + column;
         // Forced pages are listed anyway, freed ones never; of a place left empty QuestScores has made NaN.
-        if (kept[i] >= 0 && page >= cut.forced.sinks && page < cut.forced.recent && ids[page] >= 0) continue;
+        if (kept[i] >= 0 && page >= forced.sinks && page < forced.recent && ids[page] >= 0) continue;
         scores[i * kPagesPerGroup + column] = std::numeric_limits<float>::quiet_NaN();
       }
     }
@@ -215,7 +222,7 @@ class HierarchicalPolicy : public PagePolicy {
     return count;
   }
 
-  double keep_;
+  int64_t keep_billionths_;
   bool codes_;
 };
 

@@ -13,6 +13,8 @@
 
 #include "kernels/cpu/hybrid_scores.h"
 #include "kernels/cpu/top_k.h"
+#include "kernels/cuda/hybrid.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/page_policy.h"
 #include "kernels/selection/policies.h"
 
@@ -61,8 +63,21 @@ class HybridPolicy : public PagePolicy {
     });
   }
 
+  bool RunsOnGpu() const override { return true; }
+
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);
+    Dispatch(
+        ctx, [&] { SelectOnCpu(ctx, p, selection, workspace); },
+        [&](Stream stream) {
+          cuda::QuestParams q = OnGpu(p);
+          q.scores = static_cast<float*>(workspace);
+          return cuda::HybridSelect(stream, q, Channels(p.table.format), selection);
+        });
+  }
+
+ private:
+  void SelectOnCpu(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const {
     const PageFormat& f = p.table.format;
     const int groups = Groups(p), heads = p.q_heads / f.kv_heads, r = Channels(f);
     const int64_t lists = int64_t{p.rows} * f.kv_heads;
@@ -105,7 +120,6 @@ class HybridPolicy : public PagePolicy {
     });
   }
 
- private:
   int Channels(const PageFormat& f) const {
     if (channels_ == 0) return std::max(1, f.k_dim / 4);
     return static_cast<int>(std::min<int64_t>(channels_, f.k_dim));

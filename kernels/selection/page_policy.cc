@@ -56,6 +56,22 @@ ForcedPages PagePolicy::Forced(int64_t length) const {
   return ForcedPages::Create(Budget(), length, page_size_);
 }
 
+cuda::QuestParams PagePolicy::OnGpu(const SelectParams& p) const {
+  cuda::QuestParams q;
+  q.q = p.q;
+  q.q_stride = p.q_stride;
+  q.rows = p.rows;
+  q.q_heads = p.q_heads;
+  q.row_seq = p.row_seq;
+  q.row_len = p.row_len;
+  q.pages = p.pages;
+  q.table = p.table;
+  q.budget = Budget();
+  q.reduce = options_.reduce;
+  q.max_groups = Groups(p);
+  return q;
+}
+
 void PagePolicy::CheckParams(const SelectParams& p) const {
   CHECK(p.pages.meta != nullptr && p.pages.over != nullptr && p.table.group_ids != nullptr);
   CheckShape(p);

@@ -9,6 +9,7 @@
 
 #include "core/base/status.h"
 #include "kernels/cpu/quest_scores.h"
+#include "kernels/cuda/quest.h"
 #include "kernels/selection/budget.h"
 #include "kernels/selection/options.h"
 #include "kernels/selection/policy.h"
@@ -66,6 +67,8 @@ class PagePolicy : public AttentionPolicy {
   ForcedPages Forced(int64_t length) const;
   // Pages that a row at `position` sees.
   int64_t PagesAt(int64_t position) const { return position / page_size_ + 1; }
+  // What the GPU's page scores and lists take, but their workspace.
+  cuda::QuestParams OnGpu(const SelectParams& params) const;
   // CHECKs the page size the policy was made for and that KV heads have whole query groups.
   void CheckShape(const SelectParams& params) const;
   // The same, and that the caller gave the metadata that Declare asks for.

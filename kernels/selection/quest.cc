@@ -44,18 +44,7 @@ class QuestPolicy : public PagePolicy {
 
  private:
   Status SelectOnGpu(Stream stream, const SelectParams& p, SelectionView selection, void* workspace) const {
-    cuda::QuestParams q;
-    q.q = p.q;
-    q.q_stride = p.q_stride;
-    q.rows = p.rows;
-    q.q_heads = p.q_heads;
-    q.row_seq = p.row_seq;
-    q.row_len = p.row_len;
-    q.pages = p.pages;
-    q.table = p.table;
-    q.budget = Budget();
-    q.reduce = options().reduce;
-    q.max_groups = Groups(p);
+    cuda::QuestParams q = OnGpu(p);
     q.scores = static_cast<float*>(workspace);
     return cuda::QuestSelect(stream, DType::kF32, q, selection);
   }

@@ -56,25 +56,32 @@ TEST_F(GpuEngine, ReproducesTheGreedyReferenceDenseAndAtFullBudget) {
   }
 }
 
-// Each policy that runs there.
+// The same tokens from both, and as many pages read, which are not all.
+void ExpectThePagesOfTheCpu(const AttentionSpec& attention, int page_size, const std::vector<int32_t>& prompt, int tokens) {
+  SCOPED_TRACE(attention.ToString());
+  EngineOptions options = Small(kStories);
+  options.page_size = page_size;
+  options.attention = {attention};
+  std::vector<Output> outputs;
+  for (const EngineOptions& o : {options, OnGpu(options)}) {
+    auto engine = MakeEngine(o);
+    ASSERT_NE(engine, nullptr);
+    outputs.push_back(RunOne(*engine, Greedy(prompt, tokens)));
+  }
+  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+  EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
+  EXPECT_EQ(outputs[0].last.attention.pages_total, outputs[1].last.attention.pages_total);
+  EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
+}
+
 TEST_F(GpuEngine, ASmallBudgetReadsThePagesThatTheCpuReads) {
   for (const AttentionSpec& attention : SmallGpuPolicies()) {
-    SCOPED_TRACE(attention.ToString());
-    EngineOptions options = Small(kStories);
-    options.page_size = 4;
-    options.attention = {attention};
-    const GenerationRequest request = Greedy({1, 403, 407, 261, 378, 432, 306, 383}, 24);
-    std::vector<Output> outputs;
-    for (const EngineOptions& o : {options, OnGpu(options)}) {
-      auto engine = MakeEngine(o);
-      ASSERT_NE(engine, nullptr);
-      outputs.push_back(RunOne(*engine, request));
-    }
-    EXPECT_EQ(outputs[0].ids, outputs[1].ids);
-    EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
-    EXPECT_EQ(outputs[0].last.attention.pages_total, outputs[1].last.attention.pages_total);
-    EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
+    ExpectThePagesOfTheCpu(attention, 4, {1, 403, 407, 261, 378, 432, 306, 383}, 24);
   }
+  // Eight metadata groups of pages of one token, of which a few are kept.
+  std::vector<int32_t> prompt = {1};
+  for (int i = 1; i < 120; ++i) prompt.push_back(300 + i * i % 150);
+  ExpectThePagesOfTheCpu(*AttentionSpec::Parse("hierarchical:token_budget=12:dense_layers=1:keep=0.3"), 1, prompt, 6);
 }
 
 // Prompts in chunks, several requests at once, one of them forked, logits edited, scaled, looked up and drawn from.

@@ -27,6 +27,8 @@ inline std::vector<AttentionSpec> SmallGpuPolicies() {
   for (const char* spec : {
            "quest:token_budget=16:dense_layers=1",
            "quest:token_budget=16:dense_layers=1:budget_share=0.8",
+           "hierarchical:token_budget=16:dense_layers=1",
+           "hybrid:token_budget=16:dense_layers=1:channels=3",
            "streaming:token_budget=18:dense_layers=1",
            "streaming:token_budget=11:sink_tokens=0:dense_layers=0",
        }) {

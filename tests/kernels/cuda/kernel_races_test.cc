@@ -9,6 +9,8 @@
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/hierarchical.h"
+#include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/top_candidates.h"
@@ -70,36 +72,69 @@ TEST_F(KernelRaces, KvAppend) {
   }
 }
 
-TEST_F(KernelRaces, QuestScoresAndTopPages) {
-  // 40 pages of one token: three groups, three warps.
-  PagedLayer layer(DType::kF32, 1, 1, 16, 16, {40});
-  const std::vector<float> bounds = SeededFloats(layer.meta.size() / sizeof(float), 1), q = SeededFloats(2 * 16, 2);
-  std::memcpy(layer.meta.data(), bounds.data(), layer.meta.size());
-  const int32_t seq = 0;
-  const int32_t length = 40;
-  std::vector<float> scores(48);
-  std::vector<int32_t> pages(8), counts(1);
+// Pages of one token, 16 to a metadata group with random bounds; eight are listed.
+struct PageSelection {
+  explicit PageSelection(int tokens)
+      : length(tokens), layer(DType::kF32, 1, 1, 16, 16, {tokens}), q(SeededFloats(2 * 16, 2)), pages(8), counts(1) {
+    const std::vector<float> bounds = SeededFloats(layer.meta.size() / sizeof(float), 1);
+    std::memcpy(layer.meta.data(), bounds.data(), layer.meta.size());
+    std::memcpy(layer.over.data(), bounds.data(), layer.over.size());
+    p.q = q.data();
+    p.q_stride = 32;
+    p.rows = 1;
+    p.q_heads = 2;
+    p.row_seq = &seq;
+    p.row_len = &length;
+    p.pages = layer.Pages();
+    p.table = layer.Table();
+    p.budget = {8, 1, 1};
+    p.max_groups = (tokens + kPagesPerGroup - 1) / kPagesPerGroup;
+    scores.resize(static_cast<size_t>(p.max_groups * kPagesPerGroup));
+    p.scores = scores.data();
+    selection.pages = pages.data();
+    selection.counts = counts.data();
+    selection.max_pages = 8;
+  }
+  void ExpectAList() const {
+    EXPECT_EQ(counts[0], 8);
+    EXPECT_EQ(pages[0], 0);
+    EXPECT_EQ(pages[7], length - 1);
+    EXPECT_TRUE(std::is_sorted(pages.begin(), pages.end()));
+  }
+  int32_t seq = 0, length;
+  PagedLayer layer;
+  std::vector<float> q, scores;
+  std::vector<int32_t> pages, counts;
   cuda::QuestParams p;
-  p.q = q.data();
-  p.q_stride = 32;
-  p.rows = 1;
-  p.q_heads = 2;
-  p.row_seq = &seq;
-  p.row_len = &length;
-  p.pages = layer.Pages();
-  p.table = layer.Table();
-  p.budget = {8, 1, 1};
-  p.max_groups = 3;
-  p.scores = scores.data();
   SelectionView selection;
-  selection.pages = pages.data();
-  selection.counts = counts.data();
-  selection.max_pages = 8;
-  ASSERT_TRUE(cuda::QuestSelect(Stream{}, DType::kF32, p, selection).ok());
-  EXPECT_EQ(counts[0], 8);
-  EXPECT_EQ(pages[0], 0);
-  EXPECT_EQ(pages[7], 39);
-  EXPECT_TRUE(std::is_sorted(pages.begin(), pages.end()));
+};
+
+TEST_F(KernelRaces, QuestScoresAndTopPages) {
+  PageSelection s(40);  // three groups, three warps
+  ASSERT_TRUE(cuda::QuestSelect(Stream{}, DType::kF32, s.p, s.selection).ok());
+  s.ExpectAList();
+}
+
+TEST_F(KernelRaces, HierarchicalSelect) {
+  PageSelection s(140);  // nine groups, of which one is kept
+  std::vector<float> group_scores(9);
+  std::vector<int32_t> kept(9), kept_counts(1);
+  cuda::HierarchicalParams h;
+  h.quest = s.p;
+  h.longest = s.length;
+  h.keep_billionths = 1;
+  h.group_scores = group_scores.data();
+  h.kept = kept.data();
+  h.kept_counts = kept_counts.data();
+  ASSERT_TRUE(cuda::HierarchicalSelect(Stream{}, h, s.selection).ok());
+  EXPECT_EQ(kept_counts[0], 1);
+  s.ExpectAList();
+}
+
+TEST_F(KernelRaces, HybridSelect) {
+  PageSelection s(40);
+  ASSERT_TRUE(cuda::HybridSelect(Stream{}, s.p, 5, s.selection).ok());
+  s.ExpectAList();
 }
 
 TEST_F(KernelRaces, TopCandidates) {

@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "kernels/reference/hierarchical.h"
+#include "kernels/reference/hybrid.h"
 #include "kernels/reference/quest.h"
 #include "tests/kernels/cuda/device_copies.h"
 #include "tests/kernels/pairwise.h"
@@ -119,6 +121,31 @@ void CheckQuest(const Case& c, const PagedCache& cache, const Step& step) {
   }
 }
 
+// Choices that the reference calls clear must be the same. Returns how many lists were.
+int CheckHierarchical(const Case& c, const PagedCache& cache, const Step& step) {
+  int same = 0;
+  for (const double keep : {0.001, 0.25, 0.7, 1.0}) {
+    SCOPED_TRACE(::testing::Message() << "hierarchical keep " << keep);
+    const PageBudget budget = PageBudget::Create(c.budget * c.page_size, c.page_size, c.page_size, c.page_size);
+    const Excuse excuse = [&](int row, int head, const auto&, const auto&) {
+      return reference::Hierarchical(step.p, row, head, c.reduce, budget, keep).gap <= c.Slack();
+    };
+    const auto policy = Make(c.Spec("hierarchical") + ":keep=" + std::to_string(keep), c.page_size);
+    same += ExpectTheListsOfTheCpu(*policy, cache, step, excuse);
+  }
+  return same;
+}
+
+void CheckHybrid(const Case& c, const PagedCache& cache, const Step& step) {
+  for (const int channels : {1, 7, c.dim / 4, c.dim}) {
+    SCOPED_TRACE(::testing::Message() << "hybrid of " << channels << " channels");
+    const Excuse excuse = CloseScores(
+        [&](int row, int head) { return reference::HybridScores(step.p, row, head, channels, c.reduce); }, c.Slack());
+    const auto policy = Make(c.Spec("hybrid") + ":channels=" + std::to_string(channels), c.page_size);
+    ExpectTheListsOfTheCpu(*policy, cache, step, excuse);
+  }
+}
+
 // Its lists follow from lengths alone.
 void CheckStreaming(const Case& c, const PagedCache& cache, const Step& step) {
   const int shortest = *std::min_element(c.lens.begin(), c.lens.end());
@@ -142,6 +169,8 @@ void RunCase(const Case& c) {
   std::iota(seq.begin(), seq.end(), 0);
   Step step(cache, c.q_heads, seq, {c.lens.begin(), c.lens.end()}, c.seed + 1);
   CheckQuest(c, cache, step);
+  CheckHierarchical(c, cache, step);
+  CheckHybrid(c, cache, step);
   CheckStreaming(c, cache, step);
 }
 
@@ -152,6 +181,31 @@ TEST_F(GpuPolicies, ListThePagesThatTheyListOnTheCpu) {
   RunCase({DType::kBF16, 1, 16, 128, 2, 2, {263, 15}, GroupReduce::kMax, 4});
   RunCase({DType::kBF16, 32, 16, 256, 16, 1, {2000}, GroupReduce::kMax, 5});
   RunCase({DType::kF32, 16, 4, 18, 3, 1, {1110}, GroupReduce::kMean, 6});
+}
+
+// Metadata groups by the dozen, of which a few are kept; and budgets that follow the length.
+TEST_F(GpuPolicies, HierarchicalListsTheCpusPagesOfManyGroups) {
+  Case c{DType::kF32, 1, 40, 64, 4, 2, {1110, 700, 45}, GroupReduce::kMax, 11};
+  PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, c.lens, c.seed, true);
+  cache.Fill(TwoThreads());
+  Step step(cache, c.q_heads, {0, 1, 2}, {1110, 700, 45}, 12);
+  EXPECT_GE(CheckHierarchical(c, cache, step), 20);
+  const auto policy = Make(c.Spec("hierarchical") + ":keep=0.1:budget_share=0.3", 1);
+  ExpectTheListsOfTheCpu(*policy, cache, step, kNone);
+}
+
+// Where queries are NaN a channel, or all of them, is never taken.
+TEST_F(GpuPolicies, NanQueriesChooseAsOnTheCpu) {
+  for (const int spoiled : {1, 64}) {
+    PagedCache cache(DType::kBF16, 16, 1, 64, 64, {900}, 3, true);
+    cache.Fill(TwoThreads());
+    Step step(cache, 2, {0}, {900}, 4);
+    for (int c = 0; c < spoiled; ++c) step.q[static_cast<size_t>(c)] = std::nanf("");
+    for (const char* spec : {"quest:token_budget=128", "hierarchical:token_budget=128:keep=0.01", "hybrid:token_budget=128"}) {
+      SCOPED_TRACE(spec);
+      ExpectTheListsOfTheCpu(*Make(spec, 16), cache, step, kNone);
+    }
+  }
 }
 
 TEST_F(GpuPolicies, NeverListAFreedPage) {

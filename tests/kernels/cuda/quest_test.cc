@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cuda/top_pages.h"
 #include "kernels/reference/quest.h"
 #include "tests/kernels/cuda/emulator/options.h"
 #include "tests/kernels/cuda/typed.h"
