@@ -103,7 +103,10 @@ Result<std::unique_ptr<BenchCache>> BenchCache::Create(const Context& ctx, const
     cache->pages.codes = static_cast<uint8_t*>(codes);
   }
   std::mt19937_64 random(seed);
-  std::vector<int32_t> page_begin, group_begin, page_ids(pages * batch), group_ids(groups * batch);
+  std::vector<int32_t>&page_begin = cache->page_begin_, &group_begin = cache->group_begin_;
+  std::vector<int32_t>&page_ids = cache->page_ids_, &group_ids = cache->group_ids_;
+  page_ids.resize(pages * batch);
+  group_ids.resize(groups * batch);
   for (int s = 0; s <= batch; ++s) {
     page_begin.push_back(static_cast<int32_t>(s * pages));
     group_begin.push_back(static_cast<int32_t>(s * groups));
@@ -118,6 +121,7 @@ Result<std::unique_ptr<BenchCache>> BenchCache::Create(const Context& ctx, const
   ASSIGN_OR_RETURN(cache->table.group_ids, memory.Copy(group_ids));
   ASSIGN_OR_RETURN(cache->table.group_begin, memory.Copy(group_begin));
   cache->table.num_seqs = batch;
+  cache->host_table = {format, page_ids.data(), page_begin.data(), group_ids.data(), group_begin.data(), batch};
   return cache;
 }
 
@@ -271,6 +275,7 @@ SelectParams PolicyBench::OnHost(SelectParams select) const {
   select.q = host_q_.data();
   select.row_seq = host_seqs_.data();
   select.row_len = host_lengths_.data();
+  select.table = cache_->host_table;
   return select;
 }
 

@@ -87,10 +87,12 @@ class BenchCache {
 
   LayerPages pages;
   PageTableView table;
+  PageTableView host_table;  // the same in arrays that the host may look into
 
  private:
   explicit BenchCache(const Context& ctx) : memory_(ctx) {}
   BenchMemory memory_;
+  std::vector<int32_t> page_ids_, page_begin_, group_ids_, group_begin_;
 };
 
 // The decode attention of `batch` sequences of `depth` tokens under some policies, over one cache: a policy that

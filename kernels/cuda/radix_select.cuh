@@ -20,11 +20,19 @@ QUIRE_DEVICE float KeyToFloat(uint32_t key) {
   return simt::BitsFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
-struct RadixSelectShared {
-  uint32_t histogram[2][256];  // passes take turns
+// What numbers weigh is summed in these: their count, or what they hold of something in fixed point, whose sum is the same in
+// any order.
+using CountSum = uint32_t;
+using FixedSum = unsigned long long;
+
+template <typename Sum>
+struct RadixSelectSharedOf {
+  Sum histogram[2][256];  // passes take turns
+  Sum wanted, in_bin;
   uint32_t least[32], most[32];  // of each warp
-  uint32_t digit, wanted, in_bin;
+  uint32_t digit;
 };
+using RadixSelectShared = RadixSelectSharedOf<CountSum>;
 
 // Keys above `last` are taken, and of those from `low` to `last` the first `ties`.
 struct KeyThreshold {
@@ -34,13 +42,33 @@ struct KeyThreshold {
   QUIRE_DEVICE bool Tie(uint32_t key) const { return key >= low && key <= last; }
 };
 
-// The threshold of the k largest of key(0) … key(n − 1), 0 < k ≤ n. All threads of a block of at least 64 call it; key is
-// read several times. Starts and ends with a barrier. Keys of 0 (NaN) come last.
+// Of lanes 0 … Lane().
+template <typename Sum>
+QUIRE_DEVICE Sum SumToLane(Sum x) {
+  for (int distance = 1; distance < simt::kWarpSize; distance *= 2) {
+    const Sum other = simt::ShuffleUp(simt::kFullMask, x, distance);
+    x += simt::Lane() >= distance ? other : 0;
+  }
+  return x;
+}
+
+// Keys above `last` weigh less than was wanted, and with those from `low` to `last` at least as much. `left`: what these have to
+// add. Their keys are one, or they are all needed.
+template <typename Sum>
+struct WeightThreshold {
+  uint32_t low = 0, last = 0;
+  Sum left = 0;
+};
+
+// The threshold of the largest of key(0) … key(n − 1) whose weights add up to `wanted` > 0; if none do, that of all.
+// weight(i), which follows from key(i), is not negative. All threads of a block of at least 64 call it; key and weight are read several times.
+// Starts and ends with a barrier. Keys of 0 (NaN) come last and weigh nothing.
 //
 // The range of the keys is divided into 256 bins, then that of the bin in which the k-th key lies, and so on until all of a
 // bin is in, or its keys are one: mostly two or three passes, for the range is that of the keys and not all numbers'.
-template <typename Key>
-QUIRE_DEVICE KeyThreshold FindThreshold(const Key& key, int n, int k, RadixSelectShared& s) {
+template <typename Sum, typename Key, typename Weight>
+QUIRE_DEVICE WeightThreshold<Sum> FindWeightThreshold(const Key& key, const Weight& weight, int n, Sum wanted,
+                                                      RadixSelectSharedOf<Sum>& s) {
   const int thread = simt::ThreadIndex(), threads = simt::BlockThreads(), warps = threads / simt::kWarpSize;
   constexpr int kBinBits = 8, kBins = 256 / simt::kWarpSize;  // of a lane
   simt::SyncThreads();
@@ -61,59 +89,66 @@ QUIRE_DEVICE KeyThreshold FindThreshold(const Key& key, int n, int k, RadixSelec
   simt::SyncThreads();
   low = simt::ReduceMin(simt::kFullMask, simt::Lane() < warps ? s.least[simt::Lane()] : 0xffffffffu);
   most = simt::ReduceMax(simt::kFullMask, simt::Lane() < warps ? s.most[simt::Lane()] : 0u);
-  KeyThreshold t;
-  t.ties = k;
+  WeightThreshold<Sum> t;
+  t.left = wanted;
   if (most == 0) return t;  // all are NaN
   uint32_t width = most - low;  // of the range, less 1
   int shift = 0;
   while (width >> shift >> kBinBits != 0) ++shift;
   for (int pass = 0;; pass ^= 1) {
-    uint32_t* histogram = s.histogram[pass];
+    Sum* histogram = s.histogram[pass];
 #pragma unroll 4
     for (int i = thread; i < n; i += threads) {
       const uint32_t x = key(i);
-      if (x != 0 && x >= low && x - low <= width) simt::AtomicAdd(&histogram[(x - low) >> shift], 1u);
+      if (x != 0 && x >= low && x - low <= width) simt::AtomicAdd(&histogram[(x - low) >> shift], weight(i));
     }
     simt::SyncThreads();
     if (simt::Warp() == 0) {
       // Sums from the largest bin down: lane l has bins 255 − 8l and the next seven.
-      int count[kBins], sum = 0;
+      Sum bin[kBins], sum = 0;
 #pragma unroll
       for (int i = 0; i < kBins; ++i) {
-        count[i] = static_cast<int>(histogram[255 - simt::Lane() * kBins - i]);
-        sum += count[i];
+        bin[i] = histogram[255 - simt::Lane() * kBins - i];
+        sum += bin[i];
       }
-      int before = simt::WarpInclusiveSum(sum) - sum;
+      Sum before = SumToLane(sum) - sum;
 #pragma unroll
       for (int i = 0; i < kBins; ++i) {
-        if (before < t.ties && before + count[i] >= t.ties) {
+        if (before < t.left && before + bin[i] >= t.left) {
           s.digit = static_cast<uint32_t>(255 - simt::Lane() * kBins - i);
-          s.wanted = static_cast<uint32_t>(t.ties - before);
-          s.in_bin = static_cast<uint32_t>(count[i]);
+          s.wanted = t.left - before;
+          s.in_bin = bin[i];
         }
-        before += count[i];
+        before += bin[i];
       }
-      if (simt::Lane() == simt::kWarpSize - 1 && before < t.ties) {  // more are wanted than are numbers
+      if (simt::Lane() == simt::kWarpSize - 1 && before < t.left) {  // more is wanted than the numbers have
         s.digit = 256;
-        s.wanted = static_cast<uint32_t>(t.ties - before);
+        s.wanted = t.left - before;
       }
     } else if (simt::Warp() == 1) {
-      uint32_t* next = s.histogram[pass ^ 1];
+      Sum* next = s.histogram[pass ^ 1];
 #pragma unroll
       for (int i = 0; i < kBins; ++i) next[simt::Lane() + i * simt::kWarpSize] = 0;
     }
     simt::SyncThreads();
-    t.ties = static_cast<int>(s.wanted);
+    t.left = s.wanted;
     if (s.digit == 256) break;
     low += s.digit << shift;
     width = (1u << shift) - 1;
     t.low = low;
     t.last = most - low < width ? most : low + width;
-    if (shift == 0 || static_cast<int>(s.in_bin) == t.ties) break;
+    if (shift == 0 || s.in_bin == t.left) break;
     shift = shift > kBinBits ? shift - kBinBits : 0;
   }
   simt::SyncThreads();
   return t;
+}
+
+// The threshold of the k largest of key(0) … key(n − 1), 0 < k ≤ n; otherwise as FindWeightThreshold.
+template <typename Key>
+QUIRE_DEVICE KeyThreshold FindThreshold(const Key& key, int n, int k, RadixSelectShared& s) {
+  const auto t = FindWeightThreshold<CountSum>(key, [](int) { return 1u; }, n, static_cast<CountSum>(k), s);
+  return {t.low, t.last, static_cast<int>(t.left)};
 }
 
 struct CompactionShared {

@@ -141,6 +141,81 @@ struct TopGroupsKernel {
   }
 };
 
+struct TopShareKernel {
+  using Params = TopShareParams;
+  static constexpr const char* kName = "top_share";
+  static constexpr int kMaxThreads = 256;
+  static constexpr int kMinBlocks = 1;
+  struct Layout {
+    RadixSelectSharedOf<FixedSum> select;
+    CompactionShared compaction;
+    FixedSum total[kMaxThreads / simt::kWarpSize], held[kMaxThreads / simt::kWarpSize];
+  };
+
+  // Weights in steps of 2^−48, whose sums have one order as good as another. A list's is at most 2^15.
+  QUIRE_DEVICE static FixedSum FixedOf(float weight) {
+    return weight > 0 ? static_cast<FixedSum>(static_cast<double>(weight) * 281474976710656.0) : 0;
+  }
+  QUIRE_DEVICE static FixedSum SumOfWarp(FixedSum x) {
+    for (int distance = simt::kWarpSize / 2; distance > 0; distance /= 2) x += simt::ShuffleXor(simt::kFullMask, x, distance);
+    return x;
+  }
+
+  QUIRE_DEVICE static void Run(const Params& p) {
+    auto& s = simt::Shared<Layout>();
+    const int row = simt::BlockY();
+    const int64_t list = int64_t{row} * p.kv_heads + simt::BlockX();
+    const bool there = p.row_seq[row] >= 0;
+    const ForcedPages cut = ForcedPages::Create(p.budget, there ? p.row_len[row] : 0, p.page_size);
+    const int n = there ? p.counts[list] : 0;
+    const float* weights = p.weights + list * p.list_stride;
+    const int32_t* pages = p.lists + list * p.list_stride;
+    const auto forced = [&](int i) { return pages[i] < cut.sinks || pages[i] >= cut.recent; };
+    FixedSum total = 0, held = 0;
+    for (int i = simt::ThreadIndex(); i < n; i += kMaxThreads) {
+      const FixedSum x = FixedOf(weights[i]);
+      total += x;
+      held += forced(i) ? x : 0;
+    }
+    total = SumOfWarp(total);
+    held = SumOfWarp(held);
+    if (simt::Lane() == 0) {
+      s.total[simt::Warp()] = total;
+      s.held[simt::Warp()] = held;
+    }
+    simt::SyncThreads();
+    total = held = 0;
+    for (int w = 0; w < kMaxThreads / simt::kWarpSize; ++w) {
+      total += s.total[w];
+      held += s.held[w];
+    }
+    const double part = p.share * static_cast<double>(total);
+    FixedSum wanted = static_cast<FixedSum>(part);
+    wanted += static_cast<double>(wanted) < part ? 1 : 0;
+    if (wanted > total) wanted = total;
+    // Keys of pages that may be taken.
+    const auto key = [&](int i) { return forced(i) ? 0u : OrderedKey(weights[i]); };
+    WeightThreshold<FixedSum> t;
+    int ties = 0;
+    if (held < wanted) {
+      t = FindWeightThreshold<FixedSum>(key, [&](int i) { return FixedOf(weights[i]); }, n, wanted - held, s.select);
+      // All of them weigh the same, or all are needed.
+      const FixedSum one = FixedOf(KeyToFloat(t.low));
+      ties = t.low < t.last || one == 0 ? n : static_cast<int>((t.left + one - 1) / one);
+    }
+    OrderedCompaction compaction(ties);
+    int32_t* out = p.selection.pages + list * p.selection.max_pages;
+    for (int base = 0; base < n; base += kMaxThreads) {
+      const int i = base + simt::ThreadIndex();
+      const bool is_forced = i < n && forced(i);
+      const uint32_t x = i < n && held < wanted && !is_forced ? key(i) : 0;
+      const int place = compaction.Place(is_forced || x > t.last, x != 0 && x >= t.low && x <= t.last, s.compaction);
+      if (place >= 0) out[place] = pages[i];
+    }
+    if (simt::ThreadIndex() == 0) p.selection.counts[list] = compaction.count();
+  }
+};
+
 template <typename Kernel>
 Status LaunchTop(Stream stream, int kv_heads, int rows, const TopPagesConfig& config, const typename Kernel::Params& params) {
   simt::LaunchShape shape;
@@ -170,6 +245,15 @@ Status TopPages(Stream stream, const TopPagesParams& p, int longest) {
   const TopPagesConfig config = TopPagesConfig::For(longest);
   if (p.kept_groups == nullptr) return LaunchTop<TopPagesKernel<false>>(stream, p.kv_heads, p.rows, config, {p, config});
   return LaunchTop<TopPagesKernel<true>>(stream, p.kv_heads, p.rows, config, {p, config});
+}
+
+Status TopShare(Stream stream, const TopShareParams& p) {
+  simt::LaunchShape shape;
+  shape.grid_x = p.kv_heads;
+  shape.grid_y = p.rows;
+  shape.threads = TopShareKernel::kMaxThreads;
+  shape.shared_bytes = sizeof(TopShareKernel::Layout);
+  return simt::Launch<TopShareKernel>(shape, stream, p);
 }
 
 Status TopGroups(Stream stream, const TopGroupsParams& p) {

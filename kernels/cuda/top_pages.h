@@ -45,6 +45,24 @@ struct TopPagesParams {
 // there may be, or 16 · kept_stride.
 Status TopPages(Stream stream, const TopPagesParams& params, int longest);
 
+// Of lists of pages with weights, the fewest pages that together hold a share of their list's weight, the forced ones first:
+// equal weights to the lower index, NaN never, ids ascend. max_pages must hold the longest list.
+struct TopShareParams {
+  const float* weights = nullptr;     // [rows][kv_heads][list_stride], each at most the query group's size
+  const int32_t* lists = nullptr;     // [rows][kv_heads][list_stride] ascending
+  const int32_t* counts = nullptr;    // [rows][kv_heads]
+  int list_stride = 0;
+  int rows = 0;
+  int kv_heads = 0;
+  int page_size = 1;
+  PageBudget budget;
+  double share = 1;  // 0 to 1
+  const int32_t* row_seq = nullptr;
+  const int32_t* row_len = nullptr;
+  SelectionView selection;
+};
+Status TopShare(Stream stream, const TopShareParams& params);
+
 // Hierarchical's first choice: the metadata groups that a row's cut (GroupCut) keeps, by their scores.
 struct TopGroupsParams {
   const float* scores = nullptr;  // [rows][kv_heads][max_groups], of the cut's groups from its first on

@@ -8,9 +8,11 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/page_fill.h"
 #include "kernels/cuda/page_ops.h"
+#include "kernels/cuda/page_weights.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/sinks.h"
 #include "kernels/cuda/top_candidates.h"
+#include "kernels/cuda/top_pages.h"
 
 namespace quire::cuda {
 namespace {
@@ -52,6 +54,9 @@ Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*,
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
 Status HierarchicalSelect(Stream, const HierarchicalParams&, SelectionView) { return Absent(); }
 Status HybridSelect(Stream, const QuestParams&, int, SelectionView) { return Absent(); }
+Status PageWeights(Stream, const PageWeightsParams&) { return Absent(); }
+Status TopPages(Stream, const TopPagesParams&, int) { return Absent(); }
+Status TopShare(Stream, const TopShareParams&) { return Absent(); }
 Status SinkPages(Stream, const SinkPagesParams&) { return Absent(); }
 Status SinkLengths(Stream, int, int, int32_t*) { return Absent(); }
 Status MergeSinks(Stream, const MergeSinksParams&) { return Absent(); }

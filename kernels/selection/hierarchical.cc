@@ -59,6 +59,7 @@ class HierarchicalPolicy : public PagePolicy {
   }
 
   bool RunsOnGpu() const override { return !codes_; }
+  std::string_view OffGpu() const override { return codes_ ? "metadata=int8" : ""; }
 
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);

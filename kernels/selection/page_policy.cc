@@ -87,12 +87,14 @@ int PagePolicy::GroupsOf(const PageFormat& format, int64_t length) {
   return static_cast<int>((length + tokens - 1) / tokens);
 }
 
-int PagePolicy::Groups(const SelectParams& p) {
-  if (p.longest > 0) return GroupsOf(p.table.format, p.longest);
+int64_t PagePolicy::Longest(const SelectParams& p) {
+  if (p.longest > 0) return p.longest;
   int64_t longest = 0;
   for (int row = 0; row < p.rows; ++row) longest = std::max<int64_t>(longest, p.row_len[row]);
-  return GroupsOf(p.table.format, longest);
+  return longest;
 }
+
+int PagePolicy::Groups(const SelectParams& p) { return GroupsOf(p.table.format, Longest(p)); }
 
 const void* PagePolicy::MetaOf(const SelectParams& p, int head) {
   const PageFormat& f = p.table.format;

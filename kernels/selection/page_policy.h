@@ -74,6 +74,8 @@ class PagePolicy : public AttentionPolicy {
   // The same, and that the caller gave the metadata that Declare asks for.
   void CheckParams(const SelectParams& params) const;
 
+  // At least the longest row; what workspaces are sized by.
+  static int64_t Longest(const SelectParams& params);
   // Metadata groups of the longest row, and of a row.
   static int Groups(const SelectParams& params);
   static int GroupsOf(const PageFormat& format, int64_t length);

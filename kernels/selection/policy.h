@@ -126,6 +126,8 @@ class AttentionPolicy {
   uint64_t serial() const { return serial_; }
   virtual int64_t token_budget() const = 0;  // 0: none (dense)
   virtual bool RunsOnGpu() const { return false; }  // Select takes a GPU's context, with all arrays in its memory
+  // The option that keeps it from running there, where without it the policy does.
+  virtual std::string_view OffGpu() const { return {}; }
   virtual PageDataNeeds Declare() const = 0;
   // True when a sequence of `length` tokens is attended densely in `layer`.
   virtual bool IsDense(int64_t length, int layer, int page_size) const = 0;

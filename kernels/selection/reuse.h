@@ -18,6 +18,7 @@ class ReusingPolicy : public AttentionPolicy {
 
   std::string_view name() const override { return selector_->name(); }
   int64_t token_budget() const override { return selector_->token_budget(); }
+  std::string_view OffGpu() const override { return "reuse above 1"; }
   PageDataNeeds Declare() const override;
   bool IsDense(int64_t length, int layer, int page_size) const override {
     return selector_->IsDense(length, layer, page_size);

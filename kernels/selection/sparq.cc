@@ -23,6 +23,9 @@
 #include "core/base/check.h"
 #include "kernels/cpu/sparq_scores.h"
 #include "kernels/cpu/top_k.h"
+#include "kernels/cuda/page_weights.h"
+#include "kernels/cuda/top_pages.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/page_policy.h"
 #include "kernels/selection/policies.h"
 
@@ -86,10 +89,95 @@ class SparqPolicy : public PagePolicy {
     return lines * 64 + MeanBytes(p);
   }
 
+  bool RunsOnGpu() const override { return !sparq_.tokens && !sparq_.v_mean; }
+  std::string_view OffGpu() const override { return sparq_.tokens ? "level=token" : sparq_.v_mean ? "v_mean=on" : ""; }
+
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
-    const PageFormat& f = p.table.format;
     CheckShape(p);
     const Memory memory(*this, p, workspace);
+    Dispatch(
+        ctx, [&] { SelectOnCpu(ctx, p, memory, selection); },
+        [&](Stream stream) { return SelectOnGpu(stream, p, memory, selection); });
+  }
+
+ private:
+  struct Memory {
+    Memory(const SparqPolicy& policy, const SelectParams& p, void* workspace)
+        : heads(p.q_heads / p.table.format.kv_heads), r(policy.Words(p.table.format)) {
+      const PageFormat& f = p.table.format;
+      pages = Pages(f, Longest(p));
+      const int64_t lists = int64_t{p.rows} * f.kv_heads;
+      max = static_cast<float*>(workspace);
+      const auto after = [&](float* begin, int64_t count) {
+        bytes += sizeof(float) * static_cast<size_t>(count);
+        return workspace == nullptr ? nullptr : begin + count;
+      };
+      sum = after(max, lists * heads * pages);
+      scores = after(sum, lists * heads * pages);
+      q = after(scores, lists * pages);
+      sizes = after(q, lists * heads * r * f.word);
+      words = reinterpret_cast<int32_t*>(after(sizes, lists * (f.k_dim / f.word)));
+      counts = reinterpret_cast<int32_t*>(after(reinterpret_cast<float*>(words), lists * r));
+      softmax = reinterpret_cast<SparqSoftmax*>(after(reinterpret_cast<float*>(counts), lists));
+      token_scores = after(reinterpret_cast<float*>(softmax), 2 * lists * heads);
+      if (!policy.sparq_.tokens) return;
+      budget = policy.options().BudgetAt(Longest(p));
+      weights = after(token_scores, lists * heads * pages * f.page_size);
+      chosen = reinterpret_cast<int32_t*>(after(weights, lists * pages * f.page_size));
+      after(reinterpret_cast<float*>(chosen), lists * budget);
+    }
+    int heads, r, pages = 0;  // of a query group; words; of the longest row
+    int64_t budget = 0;       // tokens
+    size_t bytes = 0;
+    float *max, *sum;  // [lists][heads][pages]
+    float* scores;     // [lists][pages]
+    float* q;          // [lists][r][heads][w]
+    float* sizes;      // [lists][k_dim / w]
+    int32_t* words;    // [lists][r]
+    int32_t* counts;   // [lists]
+    SparqSoftmax* softmax;  // [lists][heads]
+    // Of level=token:
+    float* token_scores;         // [lists][heads][pages · page_size]
+    float* weights = nullptr;    // [lists][pages · page_size]
+    int32_t* chosen = nullptr;   // [lists][budget]
+  };
+
+  static int Pages(const PageFormat& f, int64_t length) {
+    return static_cast<int>((length + f.page_size - 1) / f.page_size);
+  }
+
+  Status SelectOnGpu(Stream stream, const SelectParams& p, const Memory& memory, SelectionView selection) const {
+    const PageFormat& f = p.table.format;
+    RETURN_IF_ERROR(cuda::PageWeights(stream, {.q = p.q,
+                                               .q_stride = p.q_stride,
+                                               .rows = p.rows,
+                                               .q_heads = p.q_heads,
+                                               .row_seq = p.row_seq,
+                                               .row_len = p.row_len,
+                                               .pages = p.pages,
+                                               .table = p.table,
+                                               .words = Words(f),
+                                               .max_pages = memory.pages,
+                                               .max = memory.max,
+                                               .sum = memory.sum,
+                                               .weights = memory.scores}));
+    return cuda::TopPages(stream,
+                          {.scores = memory.scores,
+                           .score_stride = memory.pages,
+                           .rows = p.rows,
+                           .kv_heads = f.kv_heads,
+                           .page_size = f.page_size,
+                           .budget = Budget(),
+                           .row_seq = p.row_seq,
+                           .row_len = p.row_len,
+                           .page_ids = p.table.page_ids,
+                           .page_begin = p.table.page_begin,
+                           .selection = selection},
+                          memory.pages);
+  }
+
+  void SelectOnCpu(const Context& ctx, const SelectParams& p, const Memory& memory, SelectionView selection) const {
+    const PageFormat& f = p.table.format;
     const int64_t lists = int64_t{p.rows} * f.kv_heads;
     ctx.pool->ParallelFor(lists, [&](int64_t list, int) {
       const int row = static_cast<int>(list / f.kv_heads), head = static_cast<int>(list % f.kv_heads);
@@ -143,50 +231,6 @@ class SparqPolicy : public PagePolicy {
       if (sparq_.v_mean) Correct(p, list, memory, selection);
     });
   }
-
- private:
-  struct Memory {
-    Memory(const SparqPolicy& policy, const SelectParams& p, void* workspace)
-        : heads(p.q_heads / p.table.format.kv_heads), r(policy.Words(p.table.format)) {
-      const PageFormat& f = p.table.format;
-      for (int row = 0; row < p.rows; ++row) pages = std::max(pages, Pages(f, p.row_len[row]));
-      const int64_t lists = int64_t{p.rows} * f.kv_heads;
-      max = static_cast<float*>(workspace);
-      const auto after = [&](float* begin, int64_t count) {
-        bytes += sizeof(float) * static_cast<size_t>(count);
-        return workspace == nullptr ? nullptr : begin + count;
-      };
-      sum = after(max, lists * heads * pages);
-      scores = after(sum, lists * heads * pages);
-      q = after(scores, lists * pages);
-      sizes = after(q, lists * heads * r * f.word);
-      words = reinterpret_cast<int32_t*>(after(sizes, lists * (f.k_dim / f.word)));
-      counts = reinterpret_cast<int32_t*>(after(reinterpret_cast<float*>(words), lists * r));
-      softmax = reinterpret_cast<SparqSoftmax*>(after(reinterpret_cast<float*>(counts), lists));
-      token_scores = after(reinterpret_cast<float*>(softmax), 2 * lists * heads);
-      if (!policy.sparq_.tokens) return;
-      for (int row = 0; row < p.rows; ++row) budget = std::max(budget, policy.options().BudgetAt(p.row_len[row]));
-      weights = after(token_scores, lists * heads * pages * f.page_size);
-      chosen = reinterpret_cast<int32_t*>(after(weights, lists * pages * f.page_size));
-      after(reinterpret_cast<float*>(chosen), lists * budget);
-    }
-    int heads, r, pages = 0;  // of a query group; words; of the longest row
-    int64_t budget = 0;       // tokens
-    size_t bytes = 0;
-    float *max, *sum;  // [lists][heads][pages]
-    float* scores;     // [lists][pages]
-    float* q;          // [lists][r][heads][w]
-    float* sizes;      // [lists][k_dim / w]
-    int32_t* words;    // [lists][r]
-    int32_t* counts;   // [lists]
-    SparqSoftmax* softmax;  // [lists][heads]
-    // Of level=token:
-    float* token_scores;         // [lists][heads][pages · page_size]
-    float* weights = nullptr;    // [lists][pages · page_size]
-    int32_t* chosen = nullptr;   // [lists][budget]
-  };
-
-  static int Pages(const PageFormat& f, int length) { return (length + f.page_size - 1) / f.page_size; }
 
   int Words(const PageFormat& f) const {
     return static_cast<int>((std::min<int64_t>(sparq_.channels, f.k_dim) + f.word - 1) / f.word);

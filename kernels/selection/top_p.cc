@@ -11,6 +11,9 @@
 
 #include "core/base/check.h"
 #include "kernels/cpu/sparq_scores.h"
+#include "kernels/cuda/page_weights.h"
+#include "kernels/cuda/top_pages.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/page_policy.h"
 #include "kernels/selection/policies.h"
 
@@ -50,16 +53,99 @@ class TopPPolicy : public PagePolicy {
     return selector_->SelectLineBytes(p) + LooseBytes(p);
   }
 
+  bool RunsOnGpu() const override { return selector_->RunsOnGpu(); }
+  std::string_view OffGpu() const override { return selector_->OffGpu(); }
+
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckShape(p);
-    const PageFormat& f = p.table.format;
     const Memory m(*this, p, workspace);
     SelectionView loose;
     loose.pages = m.loose;
     loose.counts = m.counts;
     loose.max_pages = m.pages;
     selector_->Select(ctx, p, loose, m.selector);
+    Dispatch(
+        ctx, [&] { CutOnCpu(ctx, p, m, selection); }, [&](Stream stream) { return CutOnGpu(stream, p, m, selection); });
+  }
+
+ private:
+  // All [lists] of the rows; the same for every call, so that a worker needs none of its own. The GPU leaves out what it
+  // has no use for.
+  struct Memory {
+    Memory(const TopPPolicy& policy, const SelectParams& p, void* workspace)
+        : base(static_cast<char*>(workspace)), heads(p.q_heads / p.table.format.kv_heads) {
+      const PageFormat& f = p.table.format;
+      pages = policy.MaxPages(Longest(p), f.page_size);
+      const int64_t lists = int64_t{p.rows} * f.kv_heads;
+      loose = Take<int32_t>(lists * pages);
+      counts = Take<int32_t>(lists);
+      ids = Take<int32_t>(lists * pages);
+      order = Take<int32_t>(lists * pages);
+      words = Take<int32_t>(f.k_dim / f.word);
+      q = Take<float>(lists * heads * f.k_dim);
+      max = Take<float>(lists * heads * pages);
+      sum = Take<float>(lists * heads * pages);
+      mass = Take<float>(lists * pages);
+      selector = Take<char>(0);
+    }
+    template <typename T>
+    T* Take(int64_t count) {
+      T* begin = base == nullptr ? nullptr : reinterpret_cast<T*>(base + bytes);
+      bytes += (sizeof(T) * static_cast<size_t>(count) + 63) / 64 * 64;
+      return begin;
+    }
+    char* base;
+    int heads, pages = 0;  // of a query group; of the longest loose list
+    size_t bytes = 0;
+    int32_t* loose;    // [lists][pages] the selector's lists
+    int32_t* counts;   // [lists]
+    int32_t* ids;      // [lists][pages] their pages' places
+    int32_t* order;    // [lists][pages] scratch
+    int32_t* words;    // [k_dim / w] all of them
+    float* q;          // [lists][k_dim / w][heads][w], scaled
+    float *max, *sum;  // [lists][heads][pages]
+    float* mass;       // [lists][pages] by the loose list
+    void* selector;    // the selector's own workspace
+  };
+
+  static float ScaleOf(const SelectParams& p) {
+    return p.scale > 0 ? p.scale : 1 / std::sqrt(static_cast<float>(p.table.format.k_dim));
+  }
+
+  Status CutOnGpu(Stream stream, const SelectParams& p, const Memory& m, SelectionView selection) const {
+    RETURN_IF_ERROR(cuda::PageWeights(stream, {.q = p.q,
+                                               .q_stride = p.q_stride,
+                                               .rows = p.rows,
+                                               .q_heads = p.q_heads,
+                                               .row_seq = p.row_seq,
+                                               .row_len = p.row_len,
+                                               .pages = p.pages,
+                                               .table = p.table,
+                                               .scale = ScaleOf(p),
+                                               .lists = m.loose,
+                                               .counts = m.counts,
+                                               .max_pages = m.pages,
+                                               .max = m.max,
+                                               .sum = m.sum,
+                                               .weights = m.mass}));
+    return cuda::TopShare(stream, {.weights = m.mass,
+                                   .lists = m.loose,
+                                   .counts = m.counts,
+                                   .list_stride = m.pages,
+                                   .rows = p.rows,
+                                   .kv_heads = p.table.format.kv_heads,
+                                   .page_size = p.table.format.page_size,
+                                   .budget = Budget(),
+                                   .share = share_,
+                                   .row_seq = p.row_seq,
+                                   .row_len = p.row_len,
+                                   .selection = selection});
+  }
+
+  void CutOnCpu(const Context& ctx, const SelectParams& p, const Memory& m, SelectionView selection) const {
+    const PageFormat& f = p.table.format;
     const int64_t lists = int64_t{p.rows} * f.kv_heads;
+    std::iota(m.words, m.words + f.k_dim / f.word, 0);
     ctx.pool->ParallelFor(lists, [&](int64_t list, int) {
       const int row = static_cast<int>(list / f.kv_heads), head = static_cast<int>(list % f.kv_heads);
       for (int i = 0; i < m.counts[list]; ++i) {
@@ -104,46 +190,6 @@ class TopPPolicy : public PagePolicy {
     });
   }
 
- private:
-  // All [lists] of the rows; the same for every call, so that a worker needs none of its own.
-  struct Memory {
-    Memory(const TopPPolicy& policy, const SelectParams& p, void* workspace)
-        : base(static_cast<char*>(workspace)), heads(p.q_heads / p.table.format.kv_heads) {
-      const PageFormat& f = p.table.format;
-      for (int row = 0; row < p.rows; ++row) pages = std::max(pages, policy.MaxPages(p.row_len[row], f.page_size));
-      const int64_t lists = int64_t{p.rows} * f.kv_heads;
-      loose = Take<int32_t>(lists * pages);
-      counts = Take<int32_t>(lists);
-      ids = Take<int32_t>(lists * pages);
-      order = Take<int32_t>(lists * pages);
-      words = Take<int32_t>(f.k_dim / f.word);
-      q = Take<float>(lists * heads * f.k_dim);
-      max = Take<float>(lists * heads * pages);
-      sum = Take<float>(lists * heads * pages);
-      mass = Take<float>(lists * pages);
-      selector = Take<char>(0);
-      if (words != nullptr) std::iota(words, words + f.k_dim / f.word, 0);
-    }
-    template <typename T>
-    T* Take(int64_t count) {
-      T* begin = base == nullptr ? nullptr : reinterpret_cast<T*>(base + bytes);
-      bytes += (sizeof(T) * static_cast<size_t>(count) + 63) / 64 * 64;
-      return begin;
-    }
-    char* base;
-    int heads, pages = 0;  // of a query group; of the longest loose list
-    size_t bytes = 0;
-    int32_t* loose;    // [lists][pages] the selector's lists
-    int32_t* counts;   // [lists]
-    int32_t* ids;      // [lists][pages] their pages' places
-    int32_t* order;    // [lists][pages] scratch
-    int32_t* words;    // [k_dim / w] all of them
-    float* q;          // [lists][k_dim / w][heads][w], scaled
-    float *max, *sum;  // [lists][heads][pages]
-    float* mass;       // [lists][pages] by the loose list
-    void* selector;    // the selector's own workspace
-  };
-
   int64_t LooseBytes(const SelectParams& p) const {
     const PageFormat& f = p.table.format;
     int64_t pages = 0;
@@ -154,7 +200,7 @@ class TopPPolicy : public PagePolicy {
   static void GatherQueries(const SelectParams& p, int row, int head, float* out) {
     const PageFormat& f = p.table.format;
     const int heads = p.q_heads / f.kv_heads;
-    const float scale = p.scale > 0 ? p.scale : 1 / std::sqrt(static_cast<float>(f.k_dim));
+    const float scale = ScaleOf(p);
     const float* q = QueriesOf(p, row, head);
     for (int h = 0; h < heads; ++h, q += f.k_dim) {
       for (int c = 0; c < f.k_dim; ++c) out[(int64_t{c / f.word} * heads + h) * f.word + c % f.word] = q[c] * scale;

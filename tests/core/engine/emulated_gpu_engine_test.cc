@@ -290,10 +290,19 @@ TEST(EmulatedGpuEngine, TheCacheTakesWhatTheUtilizationLeaves) {
 TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
   const auto refused = [](const EngineOptions& options) { return Engine::Create(options).status(); };
   EngineOptions options = OnGpu(Small(kStories));
-  options.attention = {{}, {"sparq", {}}};
-  Status status = refused(options);
-  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
-  EXPECT_NE(status.message().find("'sparq' has no CUDA kernels"), std::string::npos) << status.message();
+  Status status;
+  for (const auto& [spec, words] : {std::pair{"sparq:level=token", "'sparq:level=token' has no CUDA kernels for level=token"},
+                                    {"sparq:v_mean=on", "for v_mean=on"},
+                                    {"hierarchical:reuse=4", "for reuse above 1"},
+                                    {"hierarchical:metadata=int8", "for metadata=int8"},
+                                    {"streaming:evict=true", "for evict=true"},
+                                    {"top-p:selector=hierarchical:reuse=2", "for reuse above 1"},
+                                    {"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels"}}) {
+    options.attention = {{}, *AttentionSpec::Parse(spec)};
+    status = refused(options);
+    EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+    EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
+  }
 
   options = OnGpu(Small(kStories));
   options.kv_cache_bytes = int64_t{1} << 30;

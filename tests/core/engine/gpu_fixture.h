@@ -29,6 +29,9 @@ inline std::vector<AttentionSpec> SmallGpuPolicies() {
            "quest:token_budget=16:dense_layers=1:budget_share=0.8",
            "hierarchical:token_budget=16:dense_layers=1",
            "hybrid:token_budget=16:dense_layers=1:channels=3",
+           "top-p:token_budget=16:dense_layers=1:loose=0.7:p=0.8",
+           "top-p:selector=hybrid:token_budget=16:dense_layers=1:loose=0.7:p=0.5",
+           "sparq:token_budget=16:dense_layers=1:channels=4",
            "streaming:token_budget=18:dense_layers=1",
            "streaming:token_budget=11:sink_tokens=0:dense_layers=0",
        }) {

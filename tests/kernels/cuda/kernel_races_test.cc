@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/attention_prefill.h"
@@ -12,8 +13,10 @@
 #include "kernels/cuda/hierarchical.h"
 #include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
+#include "kernels/cuda/page_weights.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/top_candidates.h"
+#include "kernels/cuda/top_pages.h"
 #include "kernels/reference/attention.h"
 #include "tests/kernels/cuda/emulator/options.h"
 #include "tests/kernels/cuda/paged_layer.h"
@@ -129,6 +132,55 @@ TEST_F(KernelRaces, HierarchicalSelect) {
   ASSERT_TRUE(cuda::HierarchicalSelect(Stream{}, h, s.selection).ok());
   EXPECT_EQ(kept_counts[0], 1);
   s.ExpectAList();
+}
+
+TEST_F(KernelRaces, PageWeightsAndTopShare) {
+  // Two blocks' worth of pages of K, of some words and of all.
+  PagedLayer layer(DType::kBF16, 16, 1, 16, 16, {300}, false);
+  const testing::Typed k(DType::kBF16, SeededFloats(layer.k.size() / 2, 1));
+  layer.k = k.bytes();
+  const std::vector<float> q = SeededFloats(2 * 16, 2);
+  const int32_t seq = 0, length = 300, count = 19;
+  std::vector<float> max(38), sum(38), weights(19);
+  std::vector<int32_t> list(19), pages(19), counts(1);
+  std::iota(list.begin(), list.end(), 0);
+  for (const int words : {0, 3}) {
+    ASSERT_TRUE(cuda::PageWeights(Stream{}, {.q = q.data(),
+                                             .q_stride = 32,
+                                             .rows = 1,
+                                             .q_heads = 2,
+                                             .row_seq = &seq,
+                                             .row_len = &length,
+                                             .pages = layer.Pages(),
+                                             .table = layer.Table(),
+                                             .words = words,
+                                             .scale = 0.25f,
+                                             .max_pages = 19,
+                                             .max = max.data(),
+                                             .sum = sum.data(),
+                                             .weights = weights.data()})
+                    .ok());
+    EXPECT_NEAR(std::accumulate(weights.begin(), weights.end(), 0.0), 2, 1e-4);
+  }
+  SelectionView selection;
+  selection.pages = pages.data();
+  selection.counts = counts.data();
+  selection.max_pages = 19;
+  ASSERT_TRUE(cuda::TopShare(Stream{}, {.weights = weights.data(),
+                                        .lists = list.data(),
+                                        .counts = &count,
+                                        .list_stride = 19,
+                                        .rows = 1,
+                                        .kv_heads = 1,
+                                        .page_size = 16,
+                                        .budget = {19, 1, 1},
+                                        .share = 0.9,
+                                        .row_seq = &seq,
+                                        .row_len = &length,
+                                        .selection = selection})
+                  .ok());
+  EXPECT_GT(counts[0], 2);
+  EXPECT_LT(counts[0], 19);
 }
 
 TEST_F(KernelRaces, HybridSelect) {

@@ -12,6 +12,8 @@
 #include "kernels/reference/hierarchical.h"
 #include "kernels/reference/hybrid.h"
 #include "kernels/reference/quest.h"
+#include "kernels/reference/sparq.h"
+#include "kernels/reference/top_p.h"
 #include "tests/kernels/cuda/device_copies.h"
 #include "tests/kernels/pairwise.h"
 #include "tests/kernels/selecting.h"
@@ -146,6 +148,58 @@ void CheckHybrid(const Case& c, const PagedCache& cache, const Step& step) {
   }
 }
 
+void CheckSparq(const Case& c, const PagedCache& cache, const Step& step) {
+  for (const int channels : {1, 32, c.dim}) {
+    SCOPED_TRACE(::testing::Message() << "sparq of " << channels << " channels");
+    // Of the shares' logarithms, as rounding errs by a part of each.
+    const auto scores = [&](int row, int head) {
+      std::vector<double> shares = reference::SparqScores(step.p, row, head, channels);
+      for (double& share : shares) share = std::log(share);
+      return shares;
+    };
+    const auto policy = Make("sparq:token_budget=" + std::to_string(c.budget * c.page_size) +
+                                 ":v_mean=off:channels=" + std::to_string(channels), ShapeOf(step.p));
+    ExpectTheListsOfTheCpu(*policy, cache, step, CloseScores(scores, 1e-4));
+  }
+}
+
+// A list may hold a page more or less where the reference's masses come near the share. The selector's lists are the CPU's.
+void CheckTopP(const Case& c, const PagedCache& cache, const Step& step) {
+  const std::string budget = ":token_budget=" + std::to_string(c.budget * c.page_size);
+  for (const char* selector : {"quest", "hybrid", "hierarchical", "sparq"}) {
+    const std::string options = budget + (std::string(selector) == "sparq" ? ":v_mean=off" : "");
+    const Selected loose = Select(*Make(selector + options + ":budget_share=0.4", ShapeOf(step.p)), step.p, 2);
+    for (const double p : {0.0, 0.5, 0.9, 1.0}) {
+      SCOPED_TRACE(::testing::Message() << "top-p of " << p << " over " << selector);
+      const Excuse excuse = [&](int row, int head, const auto&, const std::vector<int32_t>& list) {
+        constexpr double kSlack = 1e-5;
+        const size_t index = static_cast<size_t>(row * c.kv_heads + head);
+        const std::vector<int32_t> pages = loose.List(index);
+        const std::vector<double> mass = reference::ListedMass(step.p, row, head, pages);
+        const ForcedPages forced = ForcedPages::Create(
+            PageBudget::Create(c.budget * c.page_size, c.page_size, c.page_size, c.page_size, 0.4), step.len[static_cast<size_t>(row)],
+            c.page_size);
+        double total = 0, held = 0, least = INFINITY, left = 0;
+        size_t listed = 0;
+        for (size_t i = 0; i < pages.size(); ++i) {
+          const bool is_forced = pages[i] < forced.sinks || pages[i] >= forced.recent;
+          const bool is_listed = std::ranges::count(list, pages[i]) != 0;
+          total += mass[i];
+          if (is_listed) held += mass[i];
+          if (is_listed && !is_forced) least = std::min(least, mass[i]);
+          if (!is_listed) left = std::max(left, mass[i]);
+          if (is_forced && !is_listed) return false;
+          listed += is_listed;
+        }
+        return listed == list.size() && held >= p * total - kSlack && left <= least + kSlack &&
+               (least == INFINITY || held - least <= p * total + kSlack);
+      };
+      const auto policy = Make("top-p:selector=" + std::string(selector) + options + ":loose=0.4:p=" + std::to_string(p), ShapeOf(step.p));
+      ExpectTheListsOfTheCpu(*policy, cache, step, excuse);
+    }
+  }
+}
+
 // Its lists follow from lengths alone.
 void CheckStreaming(const Case& c, const PagedCache& cache, const Step& step) {
   const int shortest = *std::min_element(c.lens.begin(), c.lens.end());
@@ -171,6 +225,8 @@ void RunCase(const Case& c) {
   CheckQuest(c, cache, step);
   CheckHierarchical(c, cache, step);
   CheckHybrid(c, cache, step);
+  CheckSparq(c, cache, step);
+  CheckTopP(c, cache, step);
   CheckStreaming(c, cache, step);
 }
 
@@ -201,7 +257,8 @@ TEST_F(GpuPolicies, NanQueriesChooseAsOnTheCpu) {
     cache.Fill(TwoThreads());
     Step step(cache, 2, {0}, {900}, 4);
     for (int c = 0; c < spoiled; ++c) step.q[static_cast<size_t>(c)] = std::nanf("");
-    for (const char* spec : {"quest:token_budget=128", "hierarchical:token_budget=128:keep=0.01", "hybrid:token_budget=128"}) {
+    for (const char* spec : {"quest:token_budget=128", "hierarchical:token_budget=128:keep=0.01", "hybrid:token_budget=128",
+                             "sparq:token_budget=128:v_mean=off", "top-p:token_budget=128:selector=hybrid"}) {
       SCOPED_TRACE(spec);
       ExpectTheListsOfTheCpu(*Make(spec, 16), cache, step, kNone);
     }

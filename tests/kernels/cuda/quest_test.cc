@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/top_pages.h"
 #include "kernels/reference/quest.h"
+#include "kernels/reference/top_p.h"
 #include "tests/kernels/cuda/emulator/options.h"
 #include "tests/kernels/cuda/typed.h"
 #include "tests/kernels/paged_cache.h"
@@ -293,6 +294,68 @@ TEST(CudaTopPages, ListsThatDoNotFitInSharedMemoryAndManyListsAtOnce) {
       const std::vector<float> mine(scores.begin() + static_cast<int64_t>(list) * stride, scores.begin() + static_cast<int64_t>(list + 1) * stride);
       EXPECT_EQ(lists.List(list), row == 2 ? std::vector<int32_t>{} : Expected(mine, p.budget, len[static_cast<size_t>(row)], 1, nullptr));
     }
+  }
+}
+
+// The fewest of `weights` that hold `share` of them, of which those in `forced` come first, through the kernel; pages are their
+// places times three.
+std::vector<int32_t> Fewest(const std::vector<float>& weights, int sinks, int recent, double share) {
+  const auto n = static_cast<int32_t>(weights.size());
+  std::vector<int32_t> pages, places;
+  for (int32_t i = 0; i < n; ++i) pages.push_back(3 * i);
+  const std::vector<int32_t> seq{0}, length{std::max(1, 3 * (n - 1) + 1)}, counts{n};
+  Lists lists(1, std::max(n, 1));
+  cuda::TopShareParams p;
+  p.weights = weights.data();
+  p.lists = pages.data();
+  p.counts = counts.data();
+  p.list_stride = n;
+  p.rows = p.kv_heads = 1;
+  p.budget = {n, 3 * sinks, 3 * recent};
+  p.share = share;
+  p.row_seq = seq.data();
+  p.row_len = length.data();
+  p.selection = lists.View();
+  EXPECT_TRUE(cuda::TopShare(Stream{}, p).ok());
+  for (const int32_t page : lists.List(0)) places.push_back(page / 3);
+  return places;
+}
+
+TEST(CudaTopShare, TakesTheFewestThatHoldTheShare) {
+  using Places = std::vector<int32_t>;
+  EXPECT_EQ(Fewest({1, 4, 2, 3}, 0, 0, 0.7), (Places{1, 3}));
+  EXPECT_EQ(Fewest({1, 4, 2, 3}, 0, 0, 0.71), (Places{1, 2, 3}));
+  EXPECT_EQ(Fewest({1, 4, 2, 3}, 0, 0, 0.4), (Places{1}));
+  EXPECT_EQ(Fewest({1, 4, 2, 3}, 1, 0, 0.5), (Places{0, 1}));
+  EXPECT_EQ(Fewest({1, 4, 2, 3}, 1, 1, 0.3), (Places{0, 3}));
+  EXPECT_EQ(Fewest({2, 2, 2, 2, 2}, 0, 0, 0.5), (Places{0, 1, 2}));
+  EXPECT_EQ(Fewest({0, 1, 0, 1}, 0, 0, 1), (Places{1, 3}));
+  EXPECT_EQ(Fewest({kNan, 1, kNan, 1}, 0, 0, 1), (Places{1, 3}));
+  EXPECT_EQ(Fewest({kNan, 1, 1}, 1, 0, 0.4), (Places{0, 1}));
+  EXPECT_TRUE(Fewest({1, 2, 3}, 0, 0, 0).empty());
+  EXPECT_TRUE(Fewest({kNan, kNan}, 0, 0, 1).empty());
+  EXPECT_TRUE(Fewest({}, 0, 0, 1).empty());
+}
+
+TEST(CudaTopShare, AgreesWithSortingOnRandomLists) {
+  std::mt19937_64 random(5);
+  for (int trial = 0; trial < 40; ++trial) {
+    emulator::Options options;
+    options.seed = static_cast<uint64_t>(trial);
+    const emulator::ScopedOptions scoped(options);
+    const int n = 1 + static_cast<int>(random() % 700);
+    std::vector<float> weights;
+    // Sums of quarters are exact; or sharp softmaxes' weights.
+    for (int i = 0; i < n; ++i) {
+      weights.push_back(trial % 2 == 0 ? static_cast<float>(random() % 40) / 4 : std::exp(-static_cast<float>(random() % 1000) / 40));
+    }
+    const int sinks = static_cast<int>(random() % 3), recent = static_cast<int>(random() % 3);
+    const double share = static_cast<double>(random() % 101) / 100;
+    std::vector<bool> forced;
+    for (int i = 0; i < n; ++i) forced.push_back(i < sinks || i >= n - recent);
+    if (n <= sinks + recent) continue;
+    ASSERT_EQ(Fewest(weights, sinks, recent, share), reference::FewestWith({weights.begin(), weights.end()}, forced, share))
+        << "trial " << trial << " n " << n << " share " << share;
   }
 }
 
