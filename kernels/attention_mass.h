@@ -33,9 +33,10 @@ struct PrefillMassParams {
 };
 
 size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params);
-// Compiled for IdentityMod and SoftCapMod.
+// Compiled for IdentityMod and SoftCapMod, on the CPU.
 template <typename Mod>
 void PrefillMass(const Context& ctx, const PrefillMassParams& params, const Mod& mod, void* workspace);
-void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace);  // identity Mod
+// On the context's device; by_token on the CPU alone. softcap > 0: of the attention that gave the log-sum-exps.
+void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, float softcap = 0);
 
 }  // namespace quire

@@ -374,12 +374,8 @@ PrefillMassParams AttentionRunner::MassParams(const LayerAttention& step) {
 }
 
 Status AttentionRunner::Mass(const PrefillMassParams& params) {
-  RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params)));
-  if (softcap_ > 0) {
-    PrefillMass(ctx_, params, SoftCapMod{{softcap_}, {}}, workspace_.As<void>());
-  } else {
-    PrefillMass(ctx_, params, workspace_.As<void>());
-  }
+  RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params), ctx_.device));
+  PrefillMass(ctx_, params, workspace_.As<void>(), softcap_);
   return OkStatus();
 }
 

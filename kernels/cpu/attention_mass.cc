@@ -3,6 +3,7 @@
 #include "kernels/attention_mass.h"
 
 #include "core/base/check.h"
+#include "kernels/cpu/ops.h"
 #include "kernels/cpu/simd.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -40,7 +41,7 @@ static void CheckMass(const PrefillMassParams& params, const void* workspace) {
   CHECK_EQ(reinterpret_cast<uintptr_t>(workspace) % 64, size_t{0});
 }
 
-size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params) {
+size_t cpu::PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params) {
   return MassScratch::Bytes(params.table.format) * static_cast<size_t>(ctx.pool->threads());
 }
 
@@ -59,10 +60,6 @@ void PrefillMass<SoftCapMod>(const Context& ctx, const PrefillMassParams& params
   CHECK_GT(mod.score.cap, 0.0f);
   CheckMass(params, workspace);
   HWY_DYNAMIC_DISPATCH(MassSoftCap)(ctx, params, mod, workspace);
-}
-
-void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace) {
-  PrefillMass(ctx, params, IdentityMod{}, workspace);
 }
 
 }  // namespace quire

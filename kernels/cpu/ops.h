@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/attention_mass.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/elementwise.h"
 #include "kernels/kv_append.h"
@@ -30,6 +31,7 @@ void RopeTable(const Context& ctx, const int32_t* positions, int64_t rows, const
 void Linear(const Context& ctx, const float* x, int64_t x_stride, int64_t m, const Weight& weight, const float* bias,
             float* out, int64_t out_stride, bool accumulate);
 size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params);
+size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params);
 void KvAppend(const Context& ctx, const KvAppendParams& params);
 void RunPageOps(const Context& ctx, const LayersOfPages& layers, std::span<const PageOp> ops,
                 std::span<const int32_t> listed);

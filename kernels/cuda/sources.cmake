@@ -13,6 +13,7 @@ set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_fill.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_ops.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_weights.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/prefill_mass.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/quest.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/sinks.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/top_candidates.cu

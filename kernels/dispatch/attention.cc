@@ -2,10 +2,12 @@
 #include <algorithm>
 
 #include "kernels/attention_decode.h"
+#include "kernels/attention_mass.h"
 #include "kernels/attention_prefill.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/attention_prefill.h"
+#include "kernels/cuda/prefill_mass.h"
 #include "kernels/dispatch/dispatch.h"
 
 namespace quire {
@@ -57,6 +59,22 @@ void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, 
         [&](Stream stream) -> Status {
           if (params.num_chunks == 0) return OkStatus();
           return cuda::AttentionPrefill(stream, params, params.rows, mod);
+        });
+  });
+}
+
+size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params) {
+  return DispatchValue(
+      ctx, [&] { return cpu::PrefillMassWorkspace(ctx, params); }, [&] { return size_t{0}; });
+}
+
+void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, float softcap) {
+  WithMod(softcap, [&](const auto& mod) {
+    Dispatch(
+        ctx, [&] { PrefillMass(ctx, params, mod, workspace); },
+        [&](Stream stream) -> Status {
+          if (params.chunk.rows == 0) return OkStatus();
+          return cuda::PrefillMass(stream, params, mod);
         });
   });
 }

@@ -9,6 +9,7 @@
 #include "kernels/cuda/page_fill.h"
 #include "kernels/cuda/page_ops.h"
 #include "kernels/cuda/page_weights.h"
+#include "kernels/cuda/prefill_mass.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/sinks.h"
 #include "kernels/cuda/top_candidates.h"
@@ -32,6 +33,12 @@ Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const Mo
 }
 template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const IdentityMod&);
 template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const SoftCapMod&);
+template <class Mod>
+Status PrefillMass(Stream, const PrefillMassParams&, const Mod&) {
+  return Absent();
+}
+template Status PrefillMass(Stream, const PrefillMassParams&, const IdentityMod&);
+template Status PrefillMass(Stream, const PrefillMassParams&, const SoftCapMod&);
 Status RmsNorm(Stream, DType, DType, const RmsNormParams&) { return Absent(); }
 Status HeadRmsNorm(Stream, DType, const HeadRmsNormParams&) { return Absent(); }
 Status AddToResidual(Stream, DType, const void*, float*, int64_t, int64_t) { return Absent(); }

@@ -14,10 +14,12 @@
 #include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/page_weights.h"
+#include "kernels/cuda/prefill_mass.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/top_candidates.h"
 #include "kernels/cuda/top_pages.h"
 #include "kernels/reference/attention.h"
+#include "kernels/reference/attention_mass.h"
 #include "tests/kernels/cuda/emulator/options.h"
 #include "tests/kernels/cuda/paged_layer.h"
 #include "tests/kernels/cuda/typed.h"
@@ -277,6 +279,44 @@ void PrefillAttention(int page_size, int group, double tolerance) {
 }
 TEST_F(KernelRaces, AttentionPrefill) { PrefillAttention(12, 4, 1e-5); }
 TEST_F(KernelRaces, AttentionPrefillOnTensorCores) { PrefillAttention(16, 32, 4e-3); }
+
+// Two heads after one another over the same memory; pages of 12: a run has two.
+TEST_F(KernelRaces, PrefillMass) {
+  PagedLayer layer(DType::kBF16, 12, 1, 64, 64, {90}, false);
+  const testing::Typed k(DType::kBF16, SeededFloats(layer.k.size() / 2, 1));
+  layer.k = k.bytes();
+  constexpr int kRows = 4;
+  const std::vector<float> q = SeededFloats(2 * kRows * 64, 3);
+  std::vector<float> out(q.size()), lse(2 * kRows), mass(kRows * 8), want(mass.size());
+  const PrefillChunk chunk{0, 0, kRows, 86};
+  AttentionPrefillParams attention;
+  attention.q = q.data();
+  attention.out = out.data();
+  attention.lse = lse.data();
+  attention.q_stride = attention.out_stride = 2 * 64;
+  attention.q_heads = 2;
+  attention.chunks = &chunk;
+  attention.num_chunks = 1;
+  attention.pages = layer.Pages();
+  attention.table = layer.Table();
+  attention.scale = 0.125f;
+  reference::AttentionPrefill(attention, IdentityMod{});
+  PrefillMassParams p;
+  p.q = q.data();
+  p.q_stride = 2 * 64;
+  p.lse = lse.data();
+  p.q_heads = 2;
+  p.chunk = chunk;
+  p.pages = attention.pages;
+  p.table = attention.table;
+  p.scale = 0.125f;
+  p.mass = mass.data();
+  p.mass_pages = 8;
+  ASSERT_TRUE(cuda::PrefillMass(Stream{}, p, IdentityMod{}).ok());
+  p.mass = want.data();
+  reference::PrefillMass(p, IdentityMod{});
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(mass[i], want[i], 1e-4);
+}
 
 }  // namespace
 }  // namespace quire
