@@ -259,15 +259,15 @@ Status PolicyBench::AddHistory(const AttentionPolicy& policy, SelectParams* sele
   const int width = policy.Declare().history;
   if (width == 0) return OkStatus();
   const PageFormat& f = options_.format;
-  auto& histories = memory_.histories.emplace_back(std::make_unique<std::vector<PageHistory>>());
+  std::vector<PageHistory> histories;
   for (int row = 0; row < select->rows; ++row) {
     const int64_t pages = PagesOf(f, host_lengths_[row]);
     std::vector<float> values = NormalFloats(f.kv_heads * pages * width, options_.seed + 9 + row);
     for (float& value : values) value = std::exp(value);
     ASSIGN_OR_RETURN(float* there, memory_.Copy(values));
-    histories->push_back({there, pages * width, f.kv_heads, pages, width});
+    histories.push_back({there, pages * width, f.kv_heads, pages, width});
   }
-  select->history = histories->data();
+  ASSIGN_OR_RETURN(select->history, memory_.Copy(histories));
   return OkStatus();
 }
 
@@ -360,35 +360,31 @@ Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step s
     attention.run = [this, decode, workspace] { AttentionDecode(ctx_, decode, workspace); };
   }
   timed_.push_back(std::move(attention));
-  if (ctx_.session != nullptr) {
-    // A GPU begins the next kernel while one ends; and every timing has a start and an end that it pays for.
-    step.whole = static_cast<int>(timed_.size());
-    Timed whole;
-    whole.run = [select = timed_[static_cast<size_t>(step.select)].run, attend = timed_[static_cast<size_t>(step.attend)].run] {
-      select();
-      attend();
-    };
-    timed_.push_back(std::move(whole));
-  }
-
   if (decode.mass != nullptr) {
     step.remember = static_cast<int>(timed_.size());
     Timed remember;
     remember.row = step.row;
     remember.row["name"] = "remember";
-    std::vector<PageHistory>* histories = memory_.histories.back().get();
-    remember.run = [this, &policy, &view, decode, histories, depth] {
-      const int kv_heads = options_.format.kv_heads;
-      ctx_.pool->ParallelFor(int64_t{decode.rows} * kv_heads, [&](int64_t list, int) {
-        AttentionMass mass;
-        mass.position = depth - 1;
-        mass.mass = decode.mass + list * decode.mass_pages;
-        mass.read = view.pages + list * view.max_pages;
-        mass.read_count = view.counts[list];
-        policy.Remember(mass, static_cast<int>(list % kv_heads), &(*histories)[static_cast<size_t>(list / kv_heads)]);
-      });
-    };
+    RememberParams params;
+    params.mass = decode.mass;
+    params.mass_pages = decode.mass_pages;
+    params.rows = decode.rows;
+    params.kv_heads = f.kv_heads;
+    params.page_size = f.page_size;
+    ASSIGN_OR_RETURN(params.row_pos, memory_.Copy(std::vector<int32_t>(decode.rows, static_cast<int32_t>(depth - 1))));
+    params.selection = &view;
+    params.history = select.history;
+    remember.run = [this, &policy, params] { policy.RememberRows(ctx_, params); };
     timed_.push_back(std::move(remember));
+  }
+  if (ctx_.session != nullptr) {
+    // A GPU begins the next kernel while one ends; and every timing has a start and an end that it pays for.
+    step.whole = static_cast<int>(timed_.size());
+    Timed whole;
+    whole.run = [runs = std::vector<Timed>(timed_.begin() + step.select, timed_.end())] {
+      for (const Timed& part : runs) part.run();
+    };
+    timed_.push_back(std::move(whole));
   }
   steps_.push_back(std::move(step));
   return OkStatus();

@@ -54,7 +54,6 @@ struct BenchMemory {
   Context ctx;
   std::vector<Buffer> buffers;
   std::vector<std::unique_ptr<AttentionPolicy>> policies;
-  std::vector<std::unique_ptr<std::vector<PageHistory>>> histories;
   std::vector<std::unique_ptr<SelectionView>> selections;
   std::vector<std::unique_ptr<Weight>> weights;
 
@@ -113,7 +112,7 @@ class PolicyBench {
   struct Step {
     Json row;
     int select = -1, attend = -1, remember = -1;
-    int whole = -1;  // on a GPU: selection and attention one behind the other, as a step runs them
+    int whole = -1;  // on a GPU: the parts one behind the other, as a step runs them
     double line_bytes = 0;            // counted: the lines that selection reads, and the pages that attention does
     double formula_bytes = -1;        // what the policy table's formula gives; negative: it depends on the data
     double Seconds(const std::vector<Timed>& timed) const;  // of the whole where it was timed, else the sum of the parts' medians

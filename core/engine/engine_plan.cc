@@ -105,7 +105,9 @@ CacheConfig MakeCacheConfig(const EnginePlan& plan, const ModelConfig& config) {
 int DecodeRows(const Context& ctx, const EnginePlan& plan) {
   const PlanLimits& limits = plan.executor.limits;
   if (ctx.device.kind == DeviceKind::kCpu) return limits.slots;
-  return std::min(limits.max_rows, RowPadding::MostRows(limits.slots, static_cast<int>(plan.policies.size()) + 1));
+  int kinds = 1;  // of rows: dense ones, and a policy's; dense ones that it remembers apart
+  for (const auto& policy : plan.policies) kinds += policy->Declare().history > 0 ? 2 : 1;
+  return std::min(limits.max_rows, RowPadding::MostRows(limits.slots, kinds));
 }
 
 // Workspaces of attention and selection when every slot decodes at the length that the cache has room for.
@@ -144,7 +146,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       const int64_t pages = (length + format.page_size - 1) / format.page_size;
       float no_mass = 0;
       decode.mass = &no_mass;  // only asked whether it is there
-      workspace = std::max(workspace, AttentionDecodeWorkspace(decode));
+      workspace = std::max(workspace, AttentionDecodeWorkspace(ctx, decode));
       PrefillMassParams mass;
       mass.table.format = format;
       workspace = std::max(workspace, PrefillMassWorkspace(ctx, mass));
@@ -155,7 +157,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
         const int wanted = policy->Declare().history_rows;
         if (remembers(policy)) shown = std::max(shown, wanted > 0 ? std::min<int64_t>(wanted, max_rows) : max_rows);
       }
-      const int64_t prompt = std::min(shown, std::max<int64_t>(1, kPromptMassFloats / row_floats)) * row_floats;
+      const int64_t prompt = std::min(shown, std::max<int64_t>(1, PromptMassFloats(ctx.device) / row_floats)) * row_floats;
       const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size();
       remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
     }
@@ -170,7 +172,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
         const int64_t row_floats = format.kv_heads * std::min(kept, length), max_rows = executor.limits.max_rows;
         const int64_t wanted = policy->Declare().history_rows;
         const int64_t shown = std::min({wanted > 0 ? wanted : max_rows, max_rows, kept});
-        const int64_t prompt = std::min(shown, std::max<int64_t>(1, kPromptMassFloats / row_floats)) * row_floats;
+        const int64_t prompt = std::min(shown, std::max<int64_t>(1, PromptMassFloats(ctx.device) / row_floats)) * row_floats;
         const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size();
         remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
       }

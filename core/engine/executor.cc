@@ -36,7 +36,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   const PlanLimits& limits = options.limits;
   ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
   ASSIGN_OR_RETURN(AttentionHistory history,
-                   AttentionHistory::Create(options.cache, options.history_width, limits.slots, limits.max_length));
+                   AttentionHistory::Create(ctx, options.cache, options.history_width, limits.slots, limits.max_length));
   ASSIGN_OR_RETURN(SlotMaps slot_maps, SlotMaps::Create(options.cache, options.map_capacity, limits.slots));
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
                                                     {.max_rows = limits.max_rows,
@@ -86,7 +86,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     Slot& slot = slots_[start.slot];
     CHECK(!slot.live);
     slot.live = true;
-    history_.Start(start.slot);
+    RETURN_IF_ERROR(history_.Start(start.slot));
     slot.sequence = start.sequence;
     slot.output_begin = start.output_begin;
     slot.tokens = start.tokens;
@@ -107,7 +107,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     const Slot& from = slots_[fork.from];
     CHECK(from.live && !to.live);
     to.live = true;
-    history_.Start(fork.to);  // its copy is made after the step, whose rows are the parent's
+    RETURN_IF_ERROR(history_.Start(fork.to));  // its copy is made after the step, whose rows are the parent's
     slot_maps_.Start(fork.to, nullptr);
     to.sequence = fork.sequence;
     to.output_begin = from.output_begin;
@@ -133,7 +133,8 @@ void Executor::UpdateTables(const StepPlan& plan) {
 
 Status Executor::FillRandom(const RandomFill& fill) {
   if (fill.length == 0) return OkStatus();
-  history_.FillRandom(fill.slot, slots_[fill.slot].policy.get(), fill.length, fill.seed, first_kv_head_);
+  RETURN_IF_ERROR(
+      history_.FillRandom(fill.slot, slots_[fill.slot].policy.get(), fill.length, fill.seed, first_kv_head_));
   const Slot& slot = slots_[fill.slot];
   const int64_t pages = (fill.length + options_.cache.page_size - 1) / options_.cache.page_size;
   const int64_t groups = (pages + kPagesPerGroup - 1) / kPagesPerGroup;
@@ -256,7 +257,7 @@ Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   if (plan.chunks.empty()) return OkStatus();
   RETURN_IF_ERROR(Forward(plan));
   for (const SlotFork& fork : plan.forks) {
-    history_.Fork(fork.from, fork.to, slots_[fork.to].policy.get());
+    RETURN_IF_ERROR(history_.Fork(fork.from, fork.to, slots_[fork.to].policy.get()));
     slot_maps_.Fork(fork.from, fork.to);
   }
   const bool sampled = !plan.logit_rows.empty();

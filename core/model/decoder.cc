@@ -301,12 +301,10 @@ void Decoder::Impl::Logits(float* logits) {
   if (config.final_softcap > 0) SoftCapRows(ctx, config.final_softcap, live_rows, head.rows(), logits);
 }
 
-// A GPU's steps of decode rows alone; policies that keep what a sequence has paid do so for rows of sequences.
+// A GPU's steps of decode rows alone.
 bool Decoder::Impl::FillsUp(const ForwardBatch& batch) const {
   return ctx.device.kind == DeviceKind::kCuda && !batch.chunks.empty() &&
-         std::all_of(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) {
-           return chunk.decode && chunk.history == nullptr && chunk.slots == nullptr;
-         });
+         std::all_of(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) { return chunk.decode; });
 }
 
 bool Decoder::Impl::GraphsAllowed() const {
@@ -321,6 +319,7 @@ void Decoder::Impl::MakeKey(const ForwardBatch& batch, const float* logits) {
   add(static_cast<uint64_t>(rows.rows));
   add(rows.logit_places.size());
   for (const void* p : {inputs.tokens, inputs.seq, inputs.pos, inputs.len, inputs.logit_places}) add_address(p);
+  add_address(inputs.history);
   add_address(logits);
   for (size_t kind = 0; kind < inputs.tables.size(); ++kind) {
     const PageTableView& table = inputs.tables[kind];

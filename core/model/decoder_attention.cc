@@ -30,9 +30,9 @@ bool HasHistory(const LayerAttention& step, const AttentionPolicy* policy) {
          RemembersLayer(*policy, step.layer, step.table.format.page_size);
 }
 
-// Whether it is made of the attention mass of rows.
-bool Remembers(const LayerAttention& step, const AttentionPolicy* policy) {
-  return HasHistory(step, policy) && policy->Declare().mass;
+// The policy, if its history is made of the attention mass of rows, else null.
+const AttentionPolicy* Remembering(const LayerAttention& step, const AttentionPolicy* policy) {
+  return HasHistory(step, policy) && policy->Declare().mass ? policy : nullptr;
 }
 
 // Whether the policy weighs slots; in all layers then.
@@ -190,12 +190,12 @@ AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, 
   DecodeRun run{begin,
                 begin + 1,
                 effective(begin),
-                Remembers(step, rows.policy[begin]),
+                Remembering(step, rows.policy[begin]),
                 RemembersSlots(rows.policy[begin]),
                 rows.Overwrites(begin)};
   const auto joins = [&](int row) {
     return rows.Fills(row) || (effective(row) == run.policy && rows.seq[row] != rows.seq[row - 1] &&
-                               Remembers(step, rows.policy[row]) == run.remembers &&
+                               Remembering(step, rows.policy[row]) == run.remembers &&
                                RemembersSlots(rows.policy[row]) == run.by_slot);
   };
   while (run.end < rows.decode_rows && joins(run.end)) ++run.end;
@@ -231,9 +231,9 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   params.selection = run.policy != nullptr && !run.overwrites ? &selection_ : nullptr;
   params.scale = scale_;
   params.window = step.window;
-  if (run.remembers) {
+  if (run.remembers != nullptr) {
     params.mass_pages = (params.longest + step.table.format.page_size - 1) / step.table.format.page_size;
-    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages));
+    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages, ctx_.device));
     params.mass = mass_.As<float>();
   }
   if (run.by_slot) {
@@ -249,11 +249,10 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     AttentionDecode(ctx_, params, workspace_.As<void>(), softcap_);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
-  if (run.remembers || run.by_slot) {
-    const double remember_start = NowSeconds();
-    RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, rows, run, params.mass_pages));
-    stats.selection_seconds += NowSeconds() - remember_start;
-  }
+  if (!run.by_slot && run.remembers == nullptr) return OkStatus();
+  const double remember_start = NowSeconds();
+  RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, inputs, run, params.mass_pages));
+  if (timed) stats.selection_seconds += NowSeconds() - remember_start;
   return OkStatus();
 }
 
@@ -261,7 +260,8 @@ void AttentionRunner::AppendKey(const LayerAttention& step, const DecoderRows& r
   for (int begin = 0; begin < rows.decode_rows;) {
     const DecodeRun run = NextRun(step, rows, begin);
     const auto longest = static_cast<uint64_t>(Longest(rows, run));
-    key->insert(key->end(), {static_cast<uint64_t>(run.end), run.policy == nullptr ? 0 : run.policy->serial(), longest});
+    const auto serial = [](const AttentionPolicy* policy) { return policy == nullptr ? 0 : policy->serial(); };
+    key->insert(key->end(), {static_cast<uint64_t>(run.end), serial(run.policy), serial(run.remembers), longest});
     begin = run.end;
   }
 }
@@ -344,20 +344,19 @@ Status AttentionRunner::AttendSinks(const LayerAttention& step, const AttentionD
   return OkStatus();
 }
 
-Status AttentionRunner::RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run,
+Status AttentionRunner::RememberDecode(const LayerAttention& step, const DecoderInputs& inputs, const DecodeRun& run,
                                        int64_t mass_pages) {
-  RETURN_IF_ERROR(SumReplicas(int64_t{run.end - run.begin} * kv_heads_ * mass_pages));
-  ctx_.pool->ParallelFor(int64_t{run.end - run.begin} * kv_heads_, [&](int64_t list, int) {
-    const int row = run.begin + static_cast<int>(list / kv_heads_), head = static_cast<int>(list % kv_heads_);
-    AttentionMass mass;
-    mass.position = rows.pos[row];
-    mass.mass = mass_.As<float>() + list * mass_pages;
-    if (run.policy != nullptr) {
-      mass.read = selection_.pages + list * selection_.max_pages;
-      mass.read_count = selection_.counts[list];
-    }
-    rows.policy[row]->Remember(mass, head, &rows.history[row][step.layer]);
-  });
+  RememberParams params;
+  params.mass = mass_.As<float>();
+  params.mass_pages = mass_pages;
+  params.rows = run.end - run.begin;
+  params.kv_heads = kv_heads_;
+  params.page_size = step.table.format.page_size;
+  params.row_pos = inputs.pos + run.begin;
+  params.selection = run.policy != nullptr ? &selection_ : nullptr;
+  params.history = inputs.History(step.layer) + run.begin;
+  RETURN_IF_ERROR(SumReplicas(int64_t{params.rows} * kv_heads_ * mass_pages));
+  run.remembers->RememberRows(ctx_, params);
   return OkStatus();
 }
 
@@ -404,16 +403,14 @@ Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderR
 Status AttentionRunner::SumReplicas(int64_t floats) {
   if (replicated_.empty()) return OkStatus();
   const int ranks = static_cast<int>(replicated_.size());
-  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * floats * ranks));
+  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * floats * ranks, ctx_.device));
   RETURN_IF_ERROR(comm_->AllGather({mass_.As<void>(), DType::kF32, {floats}, ctx_.device},
                                    {group_all_.As<void>(), DType::kF32, {floats * ranks}, ctx_.device}, ctx_.stream));
   const ShardPlan& mine = replicated_[rank_];
   const float* first = group_all_.As<float>() + floats * (rank_ - mine.replica_index);
   float* sum = mass_.As<float>();
-  std::copy_n(first, floats, sum);
-  for (int r = 1; r < mine.replicas; ++r) {
-    for (int64_t i = 0; i < floats; ++i) sum[i] += first[r * floats + i];
-  }
+  RETURN_IF_ERROR(CopyOnDevice(ctx_.device, sum, first, sizeof(float) * floats, ctx_.stream));
+  for (int r = 1; r < mine.replicas; ++r) Add(ctx_, first + r * floats, 1, floats, sum);
   return OkStatus();
 }
 
@@ -431,11 +428,7 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   params.pages = step.pages;
   params.table = step.table;
   params.scale = scale_;
-  if (HasHistory(step, run.policy)) {
-    histories_.clear();
-    for (int row = run.begin; row < run.end; ++row) histories_.push_back(rows.history[row][step.layer]);
-    params.history = histories_.data();
-  }
+  if (HasHistory(step, run.policy)) params.history = inputs.History(step.layer) + run.begin;
   if (!replicated_.empty() && run.policy->Declare().queries) RETURN_IF_ERROR(GatherGroup(run, params));
 
   const int64_t length = std::max<int64_t>(max_length_, params.longest);
@@ -510,13 +503,13 @@ Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) 
 Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs) {
   const auto remembers = [&](size_t i) {
     const AttentionPolicy* policy = rows.prefill_source[i]->policy;
-    return Remembers(step, policy) || RemembersSlots(policy);
+    return Remembering(step, policy) != nullptr || RemembersSlots(policy);
   };
   bool any_remembers = false;
   for (size_t i = 0; i < rows.prefill.size(); ++i) any_remembers |= remembers(i);
-  // What is remembered is remembered of all rows; on the CPU, where policies do so.
-  if (step.last && any_remembers) rows.PrefillWithLogits(remembers, &whole_);
-  const std::vector<PrefillChunk>& chunks = !step.last ? rows.prefill : any_remembers ? whole_ : rows.prefill_with_logits;
+  // What is remembered is remembered of all rows.
+  const bool whole = !step.last || any_remembers;
+  const std::vector<PrefillChunk>& chunks = whole ? rows.prefill : rows.prefill_with_logits;
   if (chunks.empty()) return OkStatus();
   AttentionPrefillParams params;
   params.q = step.qkv;
@@ -524,56 +517,67 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows
   params.out = step.out;
   params.out_stride = int64_t{q_heads_} * head_dim_;
   params.q_heads = q_heads_;
-  params.chunks = !step.last ? inputs.prefill : any_remembers ? whole_.data() : inputs.prefill_with_logits;
+  params.chunks = whole ? inputs.prefill : inputs.prefill_with_logits;
   params.num_chunks = static_cast<int>(chunks.size());
   params.pages = step.pages;
   params.table = step.table;
   params.scale = scale_;
   params.window = step.window;
   if (any_remembers) {
-    RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
+    RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_, ctx_.device));
     params.lse = lse_.As<float>();
   }
   for (const PrefillChunk& chunk : chunks) params.rows += chunk.rows;
   RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params), ctx_.device));
   AttentionPrefill(ctx_, params, workspace_.As<void>(), softcap_);
   for (size_t i = 0; i < rows.prefill.size(); ++i) {
-    if (remembers(i)) RETURN_IF_ERROR(RememberPrompt(step, rows.prefill[i], *rows.prefill_source[i]));
+    if (remembers(i)) RETURN_IF_ERROR(RememberPrompt(step, rows, inputs, i));
   }
   return OkStatus();
 }
 
-Status AttentionRunner::RememberPrompt(const LayerAttention& step, const PrefillChunk& chunk,
-                                       const ForwardChunk& source) {
+Status AttentionRunner::RememberPrompt(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                                       size_t index) {
+  const PrefillChunk& chunk = rows.prefill[index];
+  const ForwardChunk& source = *rows.prefill_source[index];
   const PageDataNeeds needs = source.policy->Declare();
   const int unit = needs.slot_map ? 1 : step.table.format.page_size;  // tokens that a number of mass is of
   const int wanted = needs.history_rows;
   PrefillMassParams params = MassParams(step);
   params.by_token = needs.slot_map;
+  RememberParams remember;
+  remember.kv_heads = kv_heads_;
+  remember.page_size = unit;
+  remember.one_sequence = true;
+  if (!needs.slot_map) remember.history = inputs.History(step.layer) + rows.decode_rows + index;
   const int first = wanted > 0 ? std::max(0, chunk.rows - wanted) : 0;
   for (int begin = first; begin < chunk.rows;) {
     // Bits of a row don't depend on how many are done at once.
     const int64_t row_floats = kv_heads_ * ((int64_t{chunk.start_pos} + chunk.rows + unit - 1) / unit);
-    const int count = static_cast<int>(std::clamp<int64_t>(kPromptMassFloats / row_floats, 1, chunk.rows - begin));
+    const int64_t most = std::max<int64_t>(1, PromptMassFloats(ctx_.device) / row_floats);
+    const int count = static_cast<int>(std::min<int64_t>(most, chunk.rows - begin));
     params.chunk = {chunk.seq, chunk.first_row + begin, count, chunk.start_pos + begin};
     params.mass_pages = (int64_t{chunk.start_pos} + begin + count + unit - 1) / unit;
     const int64_t floats = int64_t{count} * kv_heads_ * params.mass_pages;
-    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * floats));
+    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * floats, ctx_.device));
     params.mass = mass_.As<float>();
     RETURN_IF_ERROR(Mass(params));
     RETURN_IF_ERROR(SumReplicas(floats));
-    ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
-      for (int row = 0; row < count; ++row) {
-        AttentionMass mass;
-        mass.position = int64_t{params.chunk.start_pos} + row;
-        mass.mass = params.mass + (int64_t{row} * kv_heads_ + head) * params.mass_pages;
-        if (needs.slot_map) {
-          source.policy->RememberSlots(mass.mass, mass.position + 1, static_cast<int>(head), &source.slots[step.layer]);
-        } else {
-          source.policy->Remember(mass, static_cast<int>(head), &source.history[step.layer]);
+    if (needs.slot_map) {
+      ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
+        for (int row = 0; row < count; ++row) {
+          source.policy->RememberSlots(params.mass + (int64_t{row} * kv_heads_ + head) * params.mass_pages,
+                                       int64_t{params.chunk.start_pos} + row + 1, static_cast<int>(head),
+                                       &source.slots[step.layer]);
         }
-      }
-    });
+      });
+    } else {
+      remember.mass = params.mass;
+      remember.mass_pages = params.mass_pages;
+      remember.rows = count;
+      remember.row_pos = inputs.pos + params.chunk.first_row;
+      source.policy->RememberRows(ctx_, remember);
+    }
     begin += count;
   }
   return OkStatus();

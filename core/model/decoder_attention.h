@@ -30,8 +30,10 @@ struct LayerAttention {
   float* out = nullptr;        // [rows][q_heads * head_dim]
 };
 
-// Floats of attention mass that rows of prompts are shown by at once, unless one row has more.
-inline constexpr int64_t kPromptMassFloats = int64_t{1} << 20;
+// Floats of attention mass that rows of prompts are shown by at once, unless one row has more: K is read once for each lot.
+constexpr int64_t PromptMassFloats(Device device) {
+  return int64_t{1} << (device.kind == DeviceKind::kCpu ? 20 : 24);
+}
 
 class AttentionRunner {
  public:
@@ -58,12 +60,13 @@ class AttentionRunner {
  private:
   // Consecutive decode rows [begin, end), none two of one sequence, that one call serves; policy null: dense. Rows that
   // fill up follow the row before them.
-  // remembers: their policies, which may differ when dense, keep a history of this layer. by_slot: they keep a map of
-  // slots. overwrites: each row takes another token's slot, and nothing is selected.
+  // remembers: their policy, if it makes a history of this layer of what they paid, dense or not. by_slot: their policies,
+  // which may differ when dense, keep a map of slots. overwrites: each row takes another token's slot, and nothing is
+  // selected.
   struct DecodeRun {
     int begin = 0, end = 0;
     const AttentionPolicy* policy = nullptr;
-    bool remembers = false;
+    const AttentionPolicy* remembers = nullptr;
     bool by_slot = false;
     bool overwrites = false;
   };
@@ -80,16 +83,16 @@ class AttentionRunner {
   // Over sinks and a window, by a policy whose positions count inside what it keeps.
   Status AttendSinks(const LayerAttention& step, const AttentionDecodeParams& decode, const DecodeRun& run,
                      const SinkWindow& window);
-  // Shows the run's rows to their policies; mass_ is theirs.
-  Status RememberDecode(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run, int64_t mass_pages);
+  // Shows the run's rows to their policy; mass_ is theirs.
+  Status RememberDecode(const LayerAttention& step, const DecoderInputs& inputs, const DecodeRun& run, int64_t mass_pages);
   // Of the layer's queries, whose log-sum-exps are in lse_.
   PrefillMassParams MassParams(const LayerAttention& step);
   // The same by slots, in a second pass over K; lse_ is known.
   Status RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run);
   // Softmax weights for mass_, of params' chunk.
   Status Mass(const PrefillMassParams& params);
-  // Shows the rows of a prompt that its policy asks for to it; lse_ is known.
-  Status RememberPrompt(const LayerAttention& step, const PrefillChunk& chunk, const ForwardChunk& source);
+  // Shows the rows of a prompt that its policy asks for to it; lse_ is known. chunk: of the prefill chunks.
+  Status RememberPrompt(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, size_t chunk);
   // mass_ becomes the sum over the ranks that hold the KV head.
   Status SumReplicas(int64_t floats);
   // Fills selection_ for the run's rows.
@@ -127,8 +130,6 @@ class AttentionRunner {
   GrowBuffer mass_;                     // [rows][kv_heads][pages or slots]
   GrowBuffer lse_;                      // [rows][q_heads], of prompts and of rows that remember by slots
   std::vector<int32_t> taken_;          // [kv_heads][rows] slots that a run's rows take
-  std::vector<PrefillChunk> whole_;     // chunks of a last layer that remembers
-  std::vector<PageHistory> histories_;  // [rows] of one run
 };
 
 }  // namespace quire

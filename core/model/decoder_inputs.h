@@ -32,10 +32,14 @@ class DecoderInputs {
   const PrefillChunk* prefill = nullptr;
   const PrefillChunk* prefill_with_logits = nullptr;
   std::vector<PageTableView> tables;  // [cache kind]; of a filled up step with empty sequences, as many as rows in all
+  // What is remembered in a layer, of decode rows and then of prefill chunks; null where no sequence has a history.
+  const PageHistory* History(int layer) const { return history == nullptr ? nullptr : history + layer * histories_; }
+  const PageHistory* history = nullptr;
 
   size_t bytes() const { return memory_.size(); }
 
  private:
+  void CollectHistories(const DecoderRows& rows, int layers);
   // An array to bring, and the pointer to it that is to be set.
   struct Item {
     const void* data;
@@ -45,6 +49,8 @@ class DecoderInputs {
     int repeated = 0;  // so often its last 32-bit number stands once more behind it, within the room
   };
 
+  int64_t histories_ = 0;  // of a layer
+  std::vector<PageHistory> all_histories_;
   std::vector<Item> items_;
   HostBuffer staging_;
   GrowBuffer memory_;

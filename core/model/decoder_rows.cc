@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "core/base/check.h"
 
@@ -35,14 +36,17 @@ int32_t DecoderRows::Longest(int begin, int end) const {
 }
 
 int DecoderRows::PlanFill(const RowPadding& padding, int most) {
-  const auto sparse = [&](const ForwardChunk& chunk) {
+  // The policy that selects or remembers, and whether it selects.
+  const auto kind = [&](const ForwardChunk& chunk) -> std::pair<const AttentionPolicy*, bool> {
     const AttentionPolicy* p = chunk.policy;
-    return p == nullptr || p->IsDense(int64_t{chunk.start_pos} + 1, padding.last_layer, padding.page_size) ? nullptr : p;
+    const bool selects =
+        p != nullptr && !p->IsDense(int64_t{chunk.start_pos} + 1, padding.last_layer, padding.page_size);
+    return {selects || chunk.history != nullptr ? p : nullptr, selects};
   };
   const int n = static_cast<int>(order_.size());
   for (int begin = 0; begin < n;) {
     int end = begin + 1;
-    while (end < n && sparse(*order_[end]) == sparse(*order_[begin])) ++end;
+    while (end < n && kind(*order_[end]) == kind(*order_[begin])) ++end;
     fill_[end - 1] = RowPadding::RowBucket(end - begin) - (end - begin);
     begin = end;
   }
@@ -153,7 +157,12 @@ void DecoderRows::Build(const ForwardBatch& batch, const RowPadding* padding) {
   if (padded && logits > 0 && RowPadding::RowBucket(logits) <= padding->max_logit_rows) {
     logit_places.resize(RowPadding::RowBucket(logits), -1);
   }
-  PrefillWithLogits([](size_t) { return false; }, &prefill_with_logits);
+  prefill_with_logits.clear();
+  for (const PrefillChunk& chunk : prefill) {
+    const int first = FirstRowWithLogits(chunk);
+    if (first == chunk.rows) continue;
+    prefill_with_logits.push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
+  }
 }
 
 void DecoderRows::PlanTurns(int last_layer, int page_size) {

@@ -15,7 +15,7 @@
 
 namespace quire {
 
-// How a step of decode rows is filled up. Rows that attend alike in the last layer, which is sparse if any is, stand
+// How a step of decode rows is filled up. Rows that one call serves in the last layer, which is sparse if any is, stand
 // together, and so many of them become RowBucket, where there is room.
 struct RowPadding {
   int max_rows = 0;
@@ -65,17 +65,6 @@ struct DecoderRows {
   void Build(const ForwardBatch& batch, const RowPadding* padding = nullptr);
   // After Build. last_layer: the model's last, which is sparse if any is.
   void PlanTurns(int last_layer, int page_size);
-  // The chunks from their first row with logits on, but those for which `whole(index)` holds stay as they are.
-  template <typename Whole>
-  void PrefillWithLogits(Whole&& whole, std::vector<PrefillChunk>* out) const {
-    out->clear();
-    for (size_t i = 0; i < prefill.size(); ++i) {
-      const PrefillChunk& chunk = prefill[i];
-      const int first = whole(i) ? 0 : FirstRowWithLogits(chunk);
-      if (first == chunk.rows) continue;
-      out->push_back({chunk.seq, chunk.first_row + first, chunk.rows - first, chunk.start_pos + first});
-    }
-  }
 
  private:
   int FirstRowWithLogits(const PrefillChunk& chunk) const;

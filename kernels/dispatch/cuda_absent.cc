@@ -7,6 +7,7 @@
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/page_fill.h"
+#include "kernels/cuda/page_history.h"
 #include "kernels/cuda/page_ops.h"
 #include "kernels/cuda/page_weights.h"
 #include "kernels/cuda/prefill_mass.h"
@@ -58,6 +59,8 @@ Status ZeroPages(Stream, const LayersOfPages&, const int32_t*, int) { return Abs
 Status CopyGroups(Stream, const LayersOfPages&, const PageCopies&, const int32_t*) { return Absent(); }
 Status ResetGroups(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }
 Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*, int) { return Absent(); }
+Status RememberMass(Stream, HistoryRule, const RememberParams&) { return Absent(); }
+Status HistoryScores(Stream, HistoryRule, const HistoryScoresParams&) { return Absent(); }
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
 Status HierarchicalSelect(Stream, const HierarchicalParams&, SelectionView) { return Absent(); }
 Status HybridSelect(Stream, const QuestParams&, int, SelectionView) { return Absent(); }

@@ -41,6 +41,7 @@ class WeighingPolicy : public AttentionPolicy {
 
   int64_t token_budget() const override { return options_.token_budget; }
   int64_t capacity() const override { return options_.token_budget; }
+  std::string_view OffGpu() const override { return "evict=true"; }
   PageDataNeeds Declare() const override { return {.queries = false, .slot_map = true}; }
   bool IsDense(int64_t length, int, int) const override { return length <= options_.token_budget; }
   int MaxPages(int64_t length, int page_size) const override;

@@ -35,6 +35,7 @@ class H2oPolicy : public HistoryPolicy {
   }
 
  protected:
+  cuda::HistoryRule rule() const override { return cuda::HistoryRule::kSum; }
   void Score(const PageHistory& history, int head, int64_t pages, float* scores) const override {
     std::copy_n(history.Head(head), pages, scores);
   }

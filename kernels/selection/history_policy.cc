@@ -1,6 +1,8 @@
 #include "kernels/selection/history_policy.h"
 
 #include "core/base/check.h"
+#include "kernels/cuda/quest.h"
+#include "kernels/dispatch/dispatch.h"
 
 namespace quire {
 
@@ -15,9 +17,37 @@ int64_t HistoryPolicy::SelectBytes(const SelectParams& p) const {
   return pages * f.kv_heads * Declare().history * static_cast<int64_t>(sizeof(float));
 }
 
+Status HistoryPolicy::RememberOnGpu(Stream stream, const RememberParams& p) const {
+  return cuda::RememberMass(stream, rule(), p);
+}
+
 void HistoryPolicy::Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const {
   CheckShape(p);
   CHECK(p.history != nullptr);
+  Dispatch(
+      ctx, [&] { SelectOnCpu(ctx, p, selection, workspace); },
+      [&](Stream stream) { return SelectOnGpu(stream, p, selection, workspace); });
+}
+
+Status HistoryPolicy::SelectOnGpu(Stream stream, const SelectParams& p, SelectionView selection, void* workspace) const {
+  cuda::QuestParams q = OnGpu(p);
+  q.scores = static_cast<float*>(workspace);
+  cuda::HistoryScoresParams s;
+  s.history = p.history;
+  s.rows = p.rows;
+  s.kv_heads = p.table.format.kv_heads;
+  s.page_size = p.table.format.page_size;
+  s.row_seq = p.row_seq;
+  s.row_len = p.row_len;
+  s.longest = p.longest;
+  s.scores = q.scores;
+  s.score_stride = int64_t{q.max_groups} * kPagesPerGroup;
+  RETURN_IF_ERROR(cuda::HistoryScores(stream, rule(), s));
+  return cuda::ListPages(stream, q, selection);
+}
+
+void HistoryPolicy::SelectOnCpu(const Context& ctx, const SelectParams& p, SelectionView selection,
+                                void* workspace) const {
   const PageFormat& f = p.table.format;
   const int64_t stride = int64_t{Groups(p)} * kPagesPerGroup;
   ctx.pool->ParallelFor(int64_t{p.rows} * f.kv_heads, [&](int64_t list, int) {

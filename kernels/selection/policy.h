@@ -17,6 +17,7 @@
 #include "core/base/context.h"
 #include "core/base/dtype.h"
 #include "core/base/status.h"
+#include "kernels/page_history.h"
 #include "kernels/page_table.h"
 #include "kernels/selection.h"
 
@@ -68,27 +69,6 @@ struct SlotMap {
   float* Weights(int head) const { return weights + head * capacity; }
 };
 
-// What a policy remembers of a sequence beside page data: [kv_heads][pages][width] floats of one layer. It belongs to the
-// sequence, so a fork copies it and a truncation forgets what lay past the new end. Entries are 0 when their page is
-// new. A policy that declares none is never given one.
-struct PageHistory {
-  float* values = nullptr;
-  int64_t head_stride = 0;  // floats between KV heads; ≥ pages * width
-  int kv_heads = 0;
-  int64_t pages = 0;  // entries in use
-  int width = 1;      // PageDataNeeds::history
-  float* Head(int head) const { return values + head * head_stride; }
-};
-
-// The attention that one row gave to the pages of one KV head, summed over the query group (of all ranks that hold a part
-// of it): the query heads' softmax weights by pages.
-struct AttentionMass {
-  int64_t position = 0;         // of the row's token: it saw the pages up to position / page_size
-  const float* mass = nullptr;  // [pages]; 0 where nothing was read
-  const int32_t* read = nullptr;  // [read_count] the pages that were read, ascending; null: all
-  int read_count = 0;
-};
-
 struct SelectParams {
   const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride; rotated
   int64_t q_stride = 0;
@@ -125,7 +105,8 @@ class AttentionPolicy {
   // This object's own in the process: what is made for it is known by this, for another may have its address one day.
   uint64_t serial() const { return serial_; }
   virtual int64_t token_budget() const = 0;  // 0: none (dense)
-  virtual bool RunsOnGpu() const { return false; }  // Select takes a GPU's context, with all arrays in its memory
+  // Select and RememberRows take a GPU's context, with all arrays in its memory; what is remembered there is forked as it is.
+  virtual bool RunsOnGpu() const { return false; }
   // The option that keeps it from running there, where without it the policy does.
   virtual std::string_view OffGpu() const { return {}; }
   virtual PageDataNeeds Declare() const = 0;
@@ -147,6 +128,9 @@ class AttentionPolicy {
   // decode row, and of prompts for the rows that Declare asks for, in the order of positions, after Select; the history
   // has entries for all pages that the row saw, and perhaps for later ones. Different heads from different threads.
   virtual void Remember(const AttentionMass& mass, int head, PageHistory* history) const;
+  // The same of many rows, on the context's device.
+  void RememberRows(const Context& ctx, const RememberParams& params) const;
+  virtual Status RememberOnGpu(Stream stream, const RememberParams& params) const;
   // A sequence is forked: `to` (as many KV heads, room for from.pages entries) becomes a copy of `from`. Policies whose
   // history says more than a number a page change it on the way.
   virtual void Fork(const PageHistory& from, PageHistory* to) const;

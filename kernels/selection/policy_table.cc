@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/base/check.h"
+#include "kernels/dispatch/dispatch.h"
 #include "kernels/selection/policies.h"
 
 namespace quire {
@@ -42,6 +43,35 @@ SinkWindow AttentionPolicy::WindowAt(int64_t) const { return {}; }
 
 void AttentionPolicy::Remember(const AttentionMass&, int, PageHistory*) const {
   CHECK_EQ(Declare().history, 0);  // who declares a history makes one
+}
+
+void AttentionPolicy::RememberRows(const Context& ctx, const RememberParams& p) const {
+  const auto remember = [&](int row, int head) {
+    const int64_t list = int64_t{row} * p.kv_heads + head;
+    AttentionMass mass;
+    mass.position = p.row_pos[row];
+    mass.mass = p.mass + list * p.mass_pages;
+    if (p.selection != nullptr) {
+      mass.read = p.selection->pages + list * p.selection->max_pages;
+      mass.read_count = p.selection->counts[list];
+    }
+    PageHistory history = p.history[p.one_sequence ? 0 : row];
+    Remember(mass, head, &history);
+  };
+  const int apart = p.one_sequence ? 1 : p.rows, together = p.one_sequence ? p.rows : 1;
+  Dispatch(
+      ctx,
+      [&] {
+        ctx.pool->ParallelFor(int64_t{apart} * p.kv_heads, [&](int64_t task, int) {
+          const int first = static_cast<int>(task / p.kv_heads), head = static_cast<int>(task % p.kv_heads);
+          for (int i = 0; i < together; ++i) remember(first + i, head);
+        });
+      },
+      [&](Stream stream) { return RememberOnGpu(stream, p); });
+}
+
+Status AttentionPolicy::RememberOnGpu(Stream, const RememberParams&) const {
+  return Internal("attention policy '" + std::string(name()) + "' remembers nothing on a GPU");
 }
 
 int32_t AttentionPolicy::Evict(int64_t, int, SlotMap*) const {

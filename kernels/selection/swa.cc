@@ -36,6 +36,7 @@ class SwaPolicy : public HistoryPolicy {
   }
 
  protected:
+  cuda::HistoryRule rule() const override { return cuda::HistoryRule::kRing; }
   void Score(const PageHistory& history, int head, int64_t pages, float* scores) const override {
     const float* ring = history.Head(head);
     for (int64_t page = 0; page < pages; ++page) {

@@ -40,6 +40,9 @@ class TopPPolicy : public PagePolicy {
   void Remember(const AttentionMass& mass, int head, PageHistory* history) const override {
     selector_->Remember(mass, head, history);
   }
+  Status RememberOnGpu(Stream stream, const RememberParams& params) const override {
+    return selector_->RememberOnGpu(stream, params);
+  }
   void Fork(const PageHistory& from, PageHistory* to) const override { selector_->Fork(from, to); }
   void Truncate(int64_t length, int page_size, PageHistory* history) const override {
     selector_->Truncate(length, page_size, history);

@@ -39,6 +39,7 @@ class TovaPolicy : public HistoryPolicy {
   }
 
  protected:
+  cuda::HistoryRule rule() const override { return cuda::HistoryRule::kLast; }
   void Score(const PageHistory& history, int head, int64_t pages, float* scores) const override {
     const float* last = history.Head(head);
     for (int64_t page = 0; page < pages; ++page) scores[page] = last[page] == kDropped ? std::nanf("") : last[page];

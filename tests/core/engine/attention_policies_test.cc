@@ -391,7 +391,7 @@ TEST(AttentionHistory, BelongsToTheSequenceOfItsSlot) {
   const auto h2o = MakePolicy(AttentionSpec::Parse("h2o:dense_layers=1:token_budget=16").value(), 4).value();
   const auto swa = MakePolicy(AttentionSpec::Parse("swa:dense_layers=3:rows=2:token_budget=16").value(), 4).value();
   const auto quest = MakePolicy(AttentionSpec::Parse("quest:token_budget=16").value(), 4).value();
-  auto history = AttentionHistory::Create(cache, 2, 3, 30);
+  auto history = AttentionHistory::Create(Context{}, cache, 2, 3, 30);
   ASSERT_TRUE(history.ok());
   // Three slots, three layers (2 has a window), two KV heads, eight pages, two floats.
   EXPECT_EQ(history->bytes(), 3u * 3 * 2 * 8 * 2 * 4);
@@ -410,20 +410,20 @@ TEST(AttentionHistory, BelongsToTheSequenceOfItsSlot) {
   EXPECT_EQ(a[3].Head(1)[3], 0.0f);
   a[3].Head(1)[7] = 6.0f;
 
-  history->Start(1);
-  history->Fork(0, 1, h2o.get());
+  ASSERT_TRUE(history->Start(1).ok());
+  ASSERT_TRUE(history->Fork(0, 1, h2o.get()).ok());
   PageHistory* b = history->Of(1, h2o.get(), 30);
   EXPECT_NE(b[3].values, a[3].values);
   EXPECT_EQ(b[3].Head(1)[2], 5.0f);
   EXPECT_EQ(b[3].Head(1)[7], 6.0f);
-  history->Truncate(1, 9);
+  ASSERT_TRUE(history->Truncate(1, 9).ok());
   EXPECT_EQ(history->Of(1, h2o.get(), 9)[3].pages, 3);
   EXPECT_EQ(history->Of(1, h2o.get(), 30)[3].Head(1)[7], 0.0f);
   EXPECT_EQ(history->Of(1, h2o.get(), 30)[3].Head(1)[2], 5.0f);
   EXPECT_EQ(history->Of(0, h2o.get(), 30)[3].Head(1)[7], 6.0f);
 
   // The slot's next sequence begins with nothing, and may have another policy.
-  history->Start(0);
+  ASSERT_TRUE(history->Start(0).ok());
   const PageHistory* c = history->Of(0, swa.get(), 30);
   EXPECT_EQ(c[3].width, 2);
   for (int head = 0; head < 2; ++head) {

@@ -186,6 +186,27 @@ TEST(EmulatedGpuEngine, GraphsOfPreemptedSequencesGiveWhatEagerStepsGive) {
   EXPECT_GT(graphs.graphs, 5);
 }
 
+// Policies that remember, one of them beside dense requests, and with a request that crosses its budget.
+TEST(EmulatedGpuEngine, GraphsOfPoliciesThatRememberGiveWhatEagerStepsGive) {
+  EngineOptions options = OnGpu(Small(kStories));
+  options.max_num_seqs = 6;
+  options.page_size = 4;
+  options.attention = {{},
+                       {"h2o", {{"token_budget", "16"}, {"dense_layers", "1"}}},
+                       {"swa", {{"token_budget", "20"}, {"dense_layers", "0"}}}};
+  std::vector<GenerationRequest> requests;
+  for (int i = 0; i < 6; ++i) {
+    requests.push_back(Numbered(i, i == 4 ? 70 : 3 + 5 * i, 26 - 2 * i));
+    requests.back().attention = options.attention[static_cast<size_t>(i % 3)];
+  }
+  GraphRun eager, graphs;
+  RunJoining(options, true, requests, &eager);
+  RunJoining(options, false, requests, &graphs);
+  ExpectSame(eager, graphs);
+  EXPECT_GT(graphs.captures, 2);
+  EXPECT_GT(graphs.graphs, graphs.captures + 3);
+}
+
 // A graph is for lengths up to a bucket's end: here two of them, both times captured once.
 TEST(EmulatedGpuEngine, ALengthBeyondItsBucketIsAnotherGraph) {
   EngineOptions options = OnGpu(Small(kStories));
@@ -297,7 +318,8 @@ TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
                                     {"hierarchical:metadata=int8", "for metadata=int8"},
                                     {"streaming:evict=true", "for evict=true"},
                                     {"top-p:selector=hierarchical:reuse=2", "for reuse above 1"},
-                                    {"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels"}}) {
+                                    {"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels for evict=true"},
+                                    {"tova:evict=true", "for evict=true"}}) {
     options.attention = {{}, *AttentionSpec::Parse(spec)};
     status = refused(options);
     EXPECT_EQ(status.code(), StatusCode::kUnimplemented);

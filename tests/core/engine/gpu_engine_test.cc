@@ -179,28 +179,107 @@ TEST_F(GpuEngine, EverySamplingParameterGivesTheTokensOfTheCpu) {
 }
 
 TEST_F(GpuEngine, PreemptedSequencesComeBackAsTheyWere) {
-  EngineOptions options = Small(kStories);
-  options.page_size = 4;
-  options.attention = {{"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}}};
-  options.kv_cache_bytes = 16 * 4 * 5 * 2 * 4 * 8 * 4 * 3 / 2;  // about 16 pages and their metadata
-  options.max_num_seqs = 3;
-  options.max_num_batched_tokens = 16;
-  Collector on_cpu, on_gpu;
-  for (const bool gpu : {false, true}) {
-    auto engine = MakeEngine(gpu ? OnGpu(options) : options);
-    ASSERT_NE(engine, nullptr);
-    for (int i = 0; i < 3; ++i) {  // of 6 pages in the end
-      GenerationRequest request = Greedy({1, 403 + i, 407, 261, 378, 290 + i}, 18);
-      request.request_id = std::to_string(i);
-      ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+  for (const char* policy : {"quest", "h2o", "tova"}) {
+    EngineOptions options = Small(kStories);
+    options.page_size = 4;
+    options.attention = {{policy, {{"token_budget", "12"}, {"dense_layers", "0"}}}};
+    options.kv_cache_bytes = 16 * 4 * 5 * 2 * 4 * 8 * 4;  // 16 pages …
+    if (options.attention[0].name == "quest") options.kv_cache_bytes += options.kv_cache_bytes / 2;  // … and their metadata
+    options.max_num_seqs = 3;
+    options.max_num_batched_tokens = 16;
+    Collector on_cpu, on_gpu;
+    for (const bool gpu : {false, true}) {
+      auto engine = MakeEngine(gpu ? OnGpu(options) : options);
+      ASSERT_NE(engine, nullptr);
+      for (int i = 0; i < 3; ++i) {  // of 6 pages in the end
+        GenerationRequest request = Greedy({1, 403 + i, 407, 261, 378, 290 + i}, 18);
+        request.request_id = std::to_string(i);
+        ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+      }
+      const Status status = engine->Run();
+      ASSERT_TRUE(status.ok()) << status.ToString();
+      EXPECT_GT(engine->Stats().preemptions, 0);
     }
-    const Status status = engine->Run();
-    ASSERT_TRUE(status.ok()) << status.ToString();
-    EXPECT_GT(engine->Stats().preemptions, 0);
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(on_cpu.at(std::to_string(i)).ids, on_gpu.at(std::to_string(i)).ids);
+      EXPECT_EQ(on_cpu.at(std::to_string(i)).ids.size(), 18u);
+    }
   }
-  for (int i = 0; i < 3; ++i) {
-    EXPECT_EQ(on_cpu.at(std::to_string(i)).ids, on_gpu.at(std::to_string(i)).ids);
-    EXPECT_EQ(on_cpu.at(std::to_string(i)).ids.size(), 18u);
+}
+
+// Policies that choose by the attention paid before: prompts in chunks, which they remember in part or whole, forks, a dense
+// request in between, and sequences that cross their budget.
+TEST_F(GpuEngine, PoliciesThatRememberReadThePagesThatTheCpuReads) {
+  std::vector<Output> greedy;
+  for (const char* text : {"h2o:token_budget=20:dense_layers=0", "tova:token_budget=16:dense_layers=1",
+                           "swa:token_budget=20:dense_layers=0", "swa:token_budget=24:dense_layers=2:rows=9"}) {
+    SCOPED_TRACE(text);
+    EngineOptions options = Small(kStories);
+    options.page_size = 4;
+    options.max_num_batched_tokens = 16;
+    options.max_num_seqs = 6;
+    options.attention = {AttentionSpec::Parse(text).value(), {}};
+    std::vector<int32_t> prompt = {1};
+    for (int32_t i = 1; i < 41; ++i) prompt.push_back(300 + i * 11 % 150);
+    std::vector<GenerationRequest> requests;
+    const auto add = [&](const char* name, int length, int tokens) -> GenerationRequest& {
+      requests.push_back(Greedy({prompt.begin(), prompt.begin() + length}, tokens));
+      requests.back().request_id = name;
+      requests.back().logprobs = 3;
+      return requests.back();
+    };
+    add("greedy", 41, 14);
+    add("crosses", 6, 24);
+    add("dense", 30, 6).attention = options.attention[1];
+    GenerationRequest& drawn = add("drawn", 25, 10);
+    drawn.sampling.temperature = 0.8f;
+    drawn.sampling.seed = 17;
+    drawn.sampling.n = 3;
+    Collector on_cpu, on_gpu;
+    for (const bool gpu : {false, true}) {
+      auto engine = MakeEngine(gpu ? OnGpu(options) : options);
+      ASSERT_NE(engine, nullptr);
+      for (const GenerationRequest& request : requests) {
+        ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+      }
+      const Status status = engine->Run();
+      ASSERT_TRUE(status.ok()) << status.ToString();
+      EXPECT_GT(engine->Memory().history, 0u);
+    }
+    for (const GenerationRequest& request : requests) {
+      for (int s = 0; s < request.sampling.n; ++s) {
+        SCOPED_TRACE(request.request_id);
+        const Output& a = on_cpu.at(request.request_id, s);
+        const Output& b = on_gpu.at(request.request_id, s);
+        EXPECT_EQ(a.ids, b.ids);
+        EXPECT_EQ(a.last.attention.pages_read, b.last.attention.pages_read);
+        EXPECT_EQ(a.last.attention.bytes_read, b.last.attention.bytes_read);
+        ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+        for (size_t i = 0; i < a.logprobs.size(); ++i) ExpectNear(a.logprobs[i], b.logprobs[i]);
+      }
+    }
+    const Output& out = on_gpu.at("greedy");
+    EXPECT_LT(out.last.attention.pages_read, out.last.attention.pages_total);
+    EXPECT_NE(on_gpu.at("drawn", 0).ids, on_gpu.at("drawn", 1).ids);
+    greedy.push_back(out);
+  }
+  // Other pages would have shown: those of each policy do.
+  for (size_t i = 1; i < greedy.size(); ++i) {
+    EXPECT_GT(std::abs(greedy[i].logprobs.back().chosen.logprob - greedy[0].logprobs.back().chosen.logprob), 1e-3) << i;
+  }
+}
+
+// Forked from one prefill in large chunks, against a prefill for each in small ones: bit for bit.
+TEST_F(GpuEngine, ForksOfPoliciesThatRememberEqualSequencesThatRunAlone) {
+  for (const char* text : {"h2o:token_budget=20:dense_layers=0", "swa:token_budget=20:dense_layers=0:rows=5"}) {
+    SCOPED_TRACE(text);
+    EngineOptions options = OnGpu(Small(kStories));
+    options.page_size = 4;
+    options.batch_invariant = true;
+    options.attention = {AttentionSpec::Parse(text).value()};
+    GenerationRequest request = Greedy(Ids(30, 1, 500), 12);
+    request.logprobs = 1;
+    ExpectForksAsAlone(options, request);
   }
 }
 
@@ -225,59 +304,69 @@ TEST_F(GpuEngine, SixteenBitModelsAgreeWithTheCpu) {
 }
 
 // What the families differ in: norms around the blocks, norms of heads, biases, windows with a rope of their own, soft caps,
-// GELU, scaled embeddings. Prompts longer than their windows of 16, and quest in the layers that have none.
+// GELU, scaled embeddings. Prompts longer than their windows of 16, and quest and h2o in the layers that have none.
 TEST_F(GpuEngine, FamiliesAgreeWithTheCpu) {
   for (const char* model : {"golden/gemma2", "golden/gemma3", "golden/qwen2", "golden/qwen3"}) {
     EngineOptions options = Small(model);
     options.load_tokenizer = false;
     options.page_size = 4;
-    options.attention = {{}, {"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}}};
+    options.attention = {{},
+                         {"quest", {{"token_budget", "12"}, {"dense_layers", "0"}}},
+                         {"h2o", {{"token_budget", "16"}, {"dense_layers", "0"}}}};
     std::vector<int32_t> prompt = {1};
     for (int32_t i = 0; i < 19; ++i) prompt.push_back(3 + i * 41 % 150);
-    GenerationRequest dense = Greedy(prompt, 3), quest = dense;
-    dense.prompt_logprobs = 2;
-    quest.attention = options.attention[1];
-    quest.logprobs = 3;
-    std::vector<Output> dense_outputs, quest_outputs;
+    std::vector<std::vector<Output>> outputs(options.attention.size());
     for (const EngineOptions& o : {options, OnGpu(options)}) {
       auto engine = MakeEngine(o);
       ASSERT_NE(engine, nullptr);
-      dense_outputs.push_back(RunOne(*engine, dense));
-      quest_outputs.push_back(RunOne(*engine, quest));
+      for (size_t policy = 0; policy < outputs.size(); ++policy) {
+        GenerationRequest request = Greedy(prompt, 3);
+        request.attention = options.attention[policy];
+        if (policy == 0) request.prompt_logprobs = 2;
+        request.logprobs = 3;
+        outputs[policy].push_back(RunOne(*engine, request));
+      }
     }
     SCOPED_TRACE(model);
-    EXPECT_EQ(dense_outputs[0].ids, dense_outputs[1].ids);
     for (size_t i = 1; i < prompt.size(); ++i) {
-      ExpectNear(*dense_outputs[0].prompt_logprobs[i], *dense_outputs[1].prompt_logprobs[i]);
+      ExpectNear(*outputs[0][0].prompt_logprobs[i], *outputs[0][1].prompt_logprobs[i]);
     }
-    ASSERT_EQ(quest_outputs[0].logprobs.size(), quest_outputs[1].logprobs.size());
-    for (size_t i = 0; i < quest_outputs[0].logprobs.size(); ++i) {
-      ExpectNear(quest_outputs[0].logprobs[i], quest_outputs[1].logprobs[i]);
+    for (size_t policy = 0; policy < outputs.size(); ++policy) {
+      SCOPED_TRACE(options.attention[policy].ToString());
+      const Output &a = outputs[policy][0], &b = outputs[policy][1];
+      EXPECT_EQ(a.ids, b.ids);
+      ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+      for (size_t i = 0; i < a.logprobs.size(); ++i) ExpectNear(a.logprobs[i], b.logprobs[i]);
+      EXPECT_EQ(a.last.attention.pages_read, b.last.attention.pages_read);
+      if (policy > 0) {
+        EXPECT_LT(b.last.attention.pages_read, b.last.attention.pages_total);
+      }
     }
-    EXPECT_EQ(quest_outputs[0].last.attention.pages_read, quest_outputs[1].last.attention.pages_read);
-    EXPECT_LT(quest_outputs[1].last.attention.pages_read, quest_outputs[1].last.attention.pages_total);
   }
 }
 
-TEST_F(GpuEngine, RandomCachesAreThoseOfTheCpu) {
-  EngineOptions options = Small(kStories);
-  options.page_size = 4;
-  options.attention = {{"quest", {{"token_budget", "16"}, {"dense_layers", "1"}}}};
-  std::vector<Output> outputs;
-  for (const EngineOptions& o : {options, OnGpu(options)}) {
-    auto engine = MakeEngine(o);
-    ASSERT_NE(engine, nullptr);
-    Collector collector;
-    auto id = engine->SubmitRandomCache(150, 4, 3, {}, collector.callback());
-    ASSERT_TRUE(id.ok()) << id.status().ToString();
-    ASSERT_TRUE(engine->Run().ok());
-    outputs.push_back(collector.at(*id));
+TEST_F(GpuEngine, RandomCachesAndHistoriesAreThoseOfTheCpu) {
+  for (const char* policy : {"quest", "h2o", "swa"}) {
+    SCOPED_TRACE(policy);
+    EngineOptions options = Small(kStories);
+    options.page_size = 4;
+    options.attention = {{policy, {{"token_budget", "16"}, {"dense_layers", "1"}}}};
+    std::vector<Output> outputs;
+    for (const EngineOptions& o : {options, OnGpu(options)}) {
+      auto engine = MakeEngine(o);
+      ASSERT_NE(engine, nullptr);
+      Collector collector;
+      auto id = engine->SubmitRandomCache(150, 4, 3, {}, collector.callback());
+      ASSERT_TRUE(id.ok()) << id.status().ToString();
+      ASSERT_TRUE(engine->Run().ok());
+      outputs.push_back(collector.at(*id));
+    }
+    EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+    EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
   }
-  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
-  EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
 }
 
-// Ranks, threads here, that share the GPU, against one rank on it: dense, and quest with a small budget.
+// Ranks, threads here, that share the GPU, against one rank on it: dense, quest and h2o with a small budget.
 void ExpectRanksAsOne(int size, int tokens) {
   const auto prompt = JsonInts(DataPath("stories260K/greedy_reference.json"), "prompt_ids");
   auto want = JsonInts(DataPath("stories260K/greedy_reference.json"), "greedy_ids");
@@ -285,14 +374,17 @@ void ExpectRanksAsOne(int size, int tokens) {
   EngineOptions options = OnGpu(Small(kStories));
   options.share_gpu = true;
   options.page_size = 2;
-  options.attention = {{}, {"quest", {{"token_budget", "8"}, {"dense_layers", "0"}}}};
-  GenerationRequest quest = Greedy(prompt, tokens);
-  quest.attention = options.attention[1];
-  Output alone;
+  options.attention = {{},
+                       {"quest", {{"token_budget", "8"}, {"dense_layers", "0"}}},
+                       {"h2o", {{"token_budget", "8"}, {"dense_layers", "0"}}}};
+  std::vector<GenerationRequest> sparse(2, Greedy(prompt, tokens));
+  sparse[0].attention = options.attention[1];
+  sparse[1].attention = options.attention[2];
+  std::vector<Output> alone;
   {
     auto engine = MakeEngine(options);
     ASSERT_NE(engine, nullptr);
-    alone = RunOne(*engine, quest);
+    for (const GenerationRequest& request : sparse) alone.push_back(RunOne(*engine, request));
   }
   TestRanks ranks(size);
   {
@@ -300,17 +392,19 @@ void ExpectRanksAsOne(int size, int tokens) {
     ASSERT_NE(engine, nullptr);
     EXPECT_EQ(engine->options().device, "cuda");
     EXPECT_EQ(RunOne(*engine, Greedy(prompt, tokens)).ids, want) << size;
-    const Output out = RunOne(*engine, quest);
-    EXPECT_EQ(out.ids, alone.ids) << size;
-    EXPECT_EQ(out.last.attention.pages_read, alone.last.attention.pages_read);
-    EXPECT_LT(out.last.attention.pages_read, out.last.attention.pages_total);
+    for (size_t i = 0; i < sparse.size(); ++i) {
+      const Output out = RunOne(*engine, sparse[i]);
+      EXPECT_EQ(out.ids, alone[i].ids) << size;
+      EXPECT_EQ(out.last.attention.pages_read, alone[i].last.attention.pages_read);
+      EXPECT_LT(out.last.attention.pages_read, out.last.attention.pages_total);
+    }
   }
   for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
 }
 
 TEST_F(GpuEngine, TwoRanksThatShareAGpuGiveTheTokensOfOne) { ExpectRanksAsOne(2, 12); }
 
-// Twice as many as there are KV heads: they gather their group's queries on the GPU.
+// Twice as many as there are KV heads: they gather their group's queries on the GPU, and add up its attention mass.
 TEST_F(SlowGpuEngine, EightRanksThatShareKvHeadsGiveTheTokensOfOne) { ExpectRanksAsOne(8, 16); }
 
 TEST_F(SlowGpuEngine, TheRetrieverFindsThePassKeyWithAThirteenthOfThePages) {

@@ -34,6 +34,10 @@ inline std::vector<AttentionSpec> SmallGpuPolicies() {
            "sparq:token_budget=16:dense_layers=1:channels=4",
            "streaming:token_budget=18:dense_layers=1",
            "streaming:token_budget=11:sink_tokens=0:dense_layers=0",
+           "swa:token_budget=16:dense_layers=1:rows=3",
+           "h2o:token_budget=16:dense_layers=0",
+           "tova:token_budget=16:dense_layers=1",
+           "top-p:selector=h2o:token_budget=16:dense_layers=1:loose=0.7:p=0.8",
        }) {
     specs.push_back(*AttentionSpec::Parse(spec));
   }

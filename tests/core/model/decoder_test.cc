@@ -75,11 +75,6 @@ TEST(DecoderRows, SortsDecodeRowsByPolicyThenLengthAndKeepsPrefillInPlace) {
   EXPECT_EQ(rows.prefill_with_logits[0].first_row, 6);
   EXPECT_EQ(rows.prefill_with_logits[0].rows, 1);
   EXPECT_EQ(rows.prefill_with_logits[0].start_pos, 4);
-  std::vector<PrefillChunk> whole;
-  rows.PrefillWithLogits([](size_t index) { return index == 0; }, &whole);
-  ASSERT_EQ(whole.size(), 1u);
-  EXPECT_EQ(whole[0].first_row, 4);
-  EXPECT_EQ(whole[0].rows, 3);
 }
 
 TEST(RowPadding, BucketsAreNotBelowAndFew) {
