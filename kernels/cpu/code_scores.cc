@@ -63,73 +63,94 @@ HWY_INLINE float Dot(const float* q, const float* lo, int n) {
   return part[0];
 }
 
-// A group's scores of kHeads heads, from `head` on, combined with what earlier heads left in out [16].
+// q [heads][dim] of kHeads heads, channels [begin, end), to split [channel − begin][head][2]: q⁺, q⁻. (A NaN goes on as q⁺.)
+template <int kHeads>
+HWY_INLINE void SplitQueries(const float* q, int dim, int begin, int end, float* HWY_RESTRICT split) {
+  for (int c = begin; c < end; ++c) {
+    for (int h = 0; h < kHeads; ++h, split += 2) {
+      const float x = q[int64_t{h} * dim + c];
+      split[0] = x < 0 ? 0.0f : x;
+      split[1] = x < 0 ? x : 0.0f;
+    }
+  }
+}
+
+inline const uint8_t* CodesOf(const CodeScoreParams& p, int g) {
+  return p.exact.group_ids[g] < 0 ? nullptr : p.codes + p.exact.group_ids[g] * p.exact.group_stride;
+}
+
+// Combines the scores of kHeads heads, from `head` on, into those of all groups that have codes, after what earlier heads
+// left there.
 template <int kHeads, typename T>
-HWY_INLINE void ScoreGroup(const CodeScoreParams& p, int head, const uint8_t* codes, const uint8_t* next, const T* over,
-                           float* out) {
+HWY_INLINE void ScoreGroups(const CodeScoreParams& p, int head) {
   const Pages d;
   const int dim = p.exact.k_dim;
   const int64_t max_offset = int64_t{dim} * kPagesPerGroup;
   const float* q = p.exact.q + int64_t{head} * dim;
-  float lo[kChannels], step[kChannels], base[kHeads] = {};
-  VecF<Pages> sum[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
-  }
-  for (int begin = 0; begin < dim; begin += kChannels) {
-    const int end = HWY_MIN(dim, begin + kChannels);
-    Ranges(over, dim, begin, end, lo, step);
-    for (int h = 0; h < kHeads; ++h) base[h] += Dot(q + int64_t{h} * dim + begin, lo, end - begin);
-    for (int c = begin; c < end; ++c) {
-      const int64_t at = int64_t{c} * kPagesPerGroup;
-      if (c % 2 == 0) Prefetch(next + 2 * at);
-      VecF<Pages> min[kVectors], max[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
-        min[v] = LoadCodes(codes + at + v * kLanes);
-        max[v] = LoadCodes(codes + max_offset + at + v * kLanes);
+  float split[kChannels * kHeads * 2];
+  if (dim <= kChannels) SplitQueries<kHeads>(q, dim, 0, dim, split);
+  for (int g = 0; g < p.exact.groups; ++g) {
+    const uint8_t* codes = CodesOf(p, g);
+    if (codes == nullptr || !HasCodes(codes, p.format)) continue;
+    constexpr int kAhead = 2;
+    const uint8_t* next = g + kAhead < p.exact.groups ? CodesOf(p, g + kAhead) : nullptr;
+    if (next == nullptr) next = codes;
+    const T* over = static_cast<const T*>(p.over) + p.exact.group_ids[g] * p.format.over_group_stride;
+    float lo[kChannels], step[kChannels], factors[kChannels * kHeads * 2], base[kHeads] = {};
+    VecF<Pages> sum[kHeads][kVectors];
+    for (int h = 0; h < kHeads; ++h) {
+      for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Zero(d);
+    }
+    for (int begin = 0; begin < dim; begin += kChannels) {
+      const int end = HWY_MIN(dim, begin + kChannels);
+      if (dim > kChannels) SplitQueries<kHeads>(q, dim, begin, end, split);
+      Ranges(over, dim, begin, end, lo, step);
+      for (int h = 0; h < kHeads; ++h) base[h] += Dot(q + int64_t{h} * dim + begin, lo, end - begin);
+      for (int c = 0; c < end - begin; ++c) {
+        for (int i = 0; i < 2 * kHeads; ++i) factors[c * 2 * kHeads + i] = split[c * 2 * kHeads + i] * step[c];
       }
-      for (int h = 0; h < kHeads; ++h) {
-        const float x = q[int64_t{h} * dim + c] * step[c - begin];
-        const bool negative = x < 0;
-        const auto plus = hn::Set(d, negative ? 0.0f : x), minus = hn::Set(d, negative ? x : 0.0f);
+      const float* f = factors;
+      for (int c = begin; c < end; ++c, f += 2 * kHeads) {
+        const int64_t at = int64_t{c} * kPagesPerGroup;
+        if (c % 2 == 0) Prefetch(next + 2 * at);
+        VecF<Pages> min[kVectors], max[kVectors];
         for (int v = 0; v < kVectors; ++v) {
-          sum[h][v] = hn::MulAdd(minus, min[v], hn::MulAdd(plus, max[v], sum[h][v]));
+          min[v] = LoadCodes(codes + at + v * kLanes);
+          max[v] = LoadCodes(codes + max_offset + at + v * kLanes);
+        }
+        for (int h = 0; h < kHeads; ++h) {
+          const auto plus = hn::Set(d, f[2 * h]), minus = hn::Set(d, f[2 * h + 1]);
+          for (int v = 0; v < kVectors; ++v) {
+            sum[h][v] = hn::MulAdd(minus, min[v], hn::MulAdd(plus, max[v], sum[h][v]));
+          }
         }
       }
     }
+    for (int h = 0; h < kHeads; ++h) {
+      for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Add(sum[h][v], hn::Set(d, base[h]));
+    }
+    CombineHeads<kHeads>(p.exact.reduce, sum, head == 0, p.exact.scores + int64_t{g} * kPagesPerGroup);
   }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) sum[h][v] = hn::Add(sum[h][v], hn::Set(d, base[h]));
-  }
-  CombineHeads<kHeads>(p.exact.reduce, sum, head == 0, out);
 }
 
 template <typename T>
 void Score(const CodeScoreParams& p) {
   const QuestScoreParams& e = p.exact;
-  const auto* base = static_cast<const T*>(p.over);
+  ForHeadsByFour(e.heads, [&](auto heads, int h) { ScoreGroups<decltype(heads)::value, T>(p, h); });
   for (int g = 0; g < e.groups; ++g) {
     float* out = e.scores + int64_t{g} * kPagesPerGroup;
-    const int64_t id = e.group_ids[g];
-    if (id < 0) {
+    const uint8_t* codes = CodesOf(p, g);
+    if (codes == nullptr) {
       std::fill(out, out + kPagesPerGroup, std::numeric_limits<float>::quiet_NaN());
-      continue;
-    }
-    const uint8_t* codes = p.codes + id * e.group_stride;
-    if (!HasCodes(codes, p.format)) {
+    } else if (HasCodes(codes, p.format)) {
+      FinishMean(e.reduce, e.heads, out);
+    } else {
       QuestScoreParams one = e;
       one.group_ids = e.group_ids + g;
       one.groups = 1;
       one.scores = out;
       QuestScores(one);
-      continue;
     }
-    constexpr int kAhead = 2;
-    const int64_t ahead = g + kAhead < e.groups ? e.group_ids[g + kAhead] : -1;
-    const uint8_t* next = ahead < 0 ? codes : p.codes + ahead * e.group_stride;
-    const T* over = base + id * p.format.over_group_stride;
-    ForHeadsByFour(e.heads, [&](auto heads, int h) { ScoreGroup<decltype(heads)::value>(p, h, codes, next, over, out); });
-    FinishMean(e.reduce, e.heads, out);
   }
 }
 
