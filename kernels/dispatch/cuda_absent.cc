@@ -62,6 +62,7 @@ Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*,
 Status RememberMass(Stream, HistoryRule, const RememberParams&) { return Absent(); }
 Status HistoryScores(Stream, HistoryRule, const HistoryScoresParams&) { return Absent(); }
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
+Status ListPages(Stream, const QuestParams&, SelectionView) { return Absent(); }
 Status HierarchicalSelect(Stream, const HierarchicalParams&, SelectionView) { return Absent(); }
 Status HybridSelect(Stream, const QuestParams&, int, SelectionView) { return Absent(); }
 Status PageWeights(Stream, const PageWeightsParams&) { return Absent(); }
