@@ -1,5 +1,6 @@
-// Client: a service's calls as plain functions. Hides streams, retries and reconnection: a stream whose connection breaks
-// is taken up again where it was. Part of the installed library: names no type of gRPC.
+// Client: a service's calls as plain functions. Hides streams, retries and reconnection: a stream of Generate whose
+// connection breaks is taken up again where it was (Score's is not: its call fails). Part of the installed library: names
+// no type of gRPC.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Who may include whom: reads every #include of the tree and holds it against tests/dependency_table.txt, and the
-// top-level folders against the project's list. It proves on small made-up trees that it can fail.
+// top-level folders against the project's list, and what is called of kernels/cuda against its absence. It proves on small made-up trees that it can fail.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -136,6 +136,29 @@ TEST(Dependency, TopLevelFoldersAreThoseOfTheDesign) {
     const std::string name = entry.path().filename().string();
     if (!entry.is_directory() || name[0] == '.') continue;
     EXPECT_TRUE(allowed.count(name)) << name << " is no folder of the design";
+  }
+}
+
+// A build without CUDA links them: kernels/cuda is called in every build, and cuda_absent.cc stands in for it.
+TEST(Dependency, EveryCudaFunctionThatIsCalledHasItsAbsence) {
+  const fs::path kernels = fs::path(QUIRE_SOURCE_DIR) / "kernels", absence = kernels / "dispatch/cuda_absent.cc";
+  const auto read = [](const fs::path& path) {
+    std::ostringstream text;
+    text << std::ifstream(path).rdbuf();
+    return text.str();
+  };
+  const std::string absent = read(absence);
+  static const std::regex kCall(R"re(\bcuda::([A-Z]\w*)\()re");
+  std::set<std::string> called;
+  for (const auto& entry : fs::recursive_directory_iterator(kernels)) {
+    const std::string file = fs::relative(entry.path(), kernels).generic_string();
+    if (!entry.is_regular_file() || !IsSource(entry.path()) || file.rfind("cuda/", 0) == 0) continue;
+    const std::string text = read(entry.path());
+    for (std::sregex_iterator call(text.begin(), text.end(), kCall), end; call != end; ++call) called.insert((*call)[1]);
+  }
+  EXPECT_GT(called.size(), 30u);
+  for (const std::string& name : called) {
+    EXPECT_TRUE(absent.find(" " + name + "(") != std::string::npos) << name << " is missing in " << absence;
   }
 }
 
