@@ -154,7 +154,7 @@ void TcpProxy::Run() {
       links_.erase(links_.begin() + static_cast<std::ptrdiff_t>(i));
     }
     if (bytes_left_ < 0) {
-      bytes_left_ = INT64_MAX;
+      bytes_left_ = period_.load();
       CutAll();
     }
     if ((polled[1].revents & POLLIN) != 0) Accept();

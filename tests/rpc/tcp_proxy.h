@@ -25,7 +25,15 @@ class TcpProxy {
   void Close();
   void Open();
   // Cuts by itself, once, when so many more bytes have come from the server.
-  void CutAfter(int64_t bytes) { bytes_left_ = bytes; }
+  void CutAfter(int64_t bytes) {
+    period_ = INT64_MAX;
+    bytes_left_ = bytes;
+  }
+  // The same again and again, every so many bytes.
+  void CutEvery(int64_t bytes) {
+    period_ = bytes;
+    bytes_left_ = bytes;
+  }
   int connections() const { return connections_; }  // taken so far
   int cuts() const { return cuts_; }  // that met at least one connection
 
@@ -46,7 +54,7 @@ class TcpProxy {
   std::vector<Link> links_;  // of the thread
   std::atomic<bool> stopping_ = false, closed_ = false;
   std::atomic<int> connections_ = 0, cuts_wanted_ = 0, cuts_done_ = 0, cuts_ = 0;
-  std::atomic<int64_t> bytes_left_ = INT64_MAX;
+  std::atomic<int64_t> bytes_left_ = INT64_MAX, period_ = INT64_MAX;
   std::thread thread_;
 };
 
