@@ -21,6 +21,7 @@ install(TARGETS quire ${quire_layers} EXPORT quireTargets
   LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 if(TARGET quire_program)
   install(TARGETS quire_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(PROGRAMS ${PROJECT_SOURCE_DIR}/launch/serve_group.sh DESTINATION ${CMAKE_INSTALL_BINDIR} RENAME quire-serve-group)
 endif()
 foreach(folder core kernels kvstore parallel)
   install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/quire

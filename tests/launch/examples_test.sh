@@ -30,6 +30,9 @@ worker_spec = replicas["Worker"]["template"]["spec"]
 (worker,) = worker_spec["containers"]
 arguments = launcher["args"]
 assert all(isinstance(a, str) for a in arguments), "arguments of a container are strings"
+assert launcher["command"] == ["quire-serve-group"] and "--" in arguments
+grace = replicas["Launcher"]["template"]["spec"]["terminationGracePeriodSeconds"]
+assert grace > int(arguments[arguments.index("--shutdown-timeout") + 1]), "the drain must end before the pod is killed"
 ranks = int(arguments[arguments.index("-n") + 1])
 assert ranks == spec["slotsPerWorker"] * replicas["Worker"]["replicas"], "as many ranks as the workers have slots"
 assert {m["name"] for m in worker["volumeMounts"]} == {v["name"] for v in worker_spec["volumes"]}
