@@ -9,9 +9,8 @@
 
 namespace quire {
 
-using PolicyOptions = std::map<std::string, std::string>;
 // Makers that need no more of the shape take the page size.
-using PolicyMaker = Result<std::unique_ptr<AttentionPolicy>> (*)(const PolicyOptions& options, const PolicyShape& shape);
+using PolicyOptions = std::map<std::string, std::string>;
 
 PolicyInfo AutoPolicyInfo();
 Result<std::unique_ptr<AttentionPolicy>> MakeAutoPolicy(const PolicyOptions& options, const PolicyShape& shape);

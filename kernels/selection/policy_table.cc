@@ -1,10 +1,15 @@
 // The table of attention policies, the spec's syntax, and MakePolicy. A new policy is one file and one row here.
 #include <algorithm>
+#include <cctype>
+#include <deque>
 #include <limits>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "core/base/check.h"
 #include "kernels/dispatch/dispatch.h"
+#include "kernels/selection/add_policy.h"
 #include "kernels/selection/policies.h"
 
 namespace quire {
@@ -12,7 +17,7 @@ namespace {
 
 struct Row {
   PolicyInfo info;
-  PolicyMaker make;
+  PolicyFactory make;
 };
 
 template <Result<std::unique_ptr<AttentionPolicy>> (*Make)(const PolicyOptions&, int)>
@@ -20,8 +25,18 @@ Result<std::unique_ptr<AttentionPolicy>> OfPageSize(const PolicyOptions& options
   return Make(options, shape.page_size);
 }
 
-const std::vector<Row>& Rows() {
-  static const std::vector<Row> rows = {
+// The library's own rows, then those that AddPolicy has added. Whoever has a table keeps it: they only grow, and a longer
+// one is another object.
+struct Table {
+  explicit Table(std::vector<Row> all) : rows(std::move(all)) {
+    for (const Row& row : rows) infos.push_back(row.info);
+  }
+  const std::vector<Row> rows;
+  std::vector<PolicyInfo> infos;
+};
+
+std::vector<Row> OwnRows() {
+  return {
       {DensePolicyInfo(), OfPageSize<MakeDensePolicy>},
       {QuestPolicyInfo(), OfPageSize<MakeQuestPolicy>},
       {HierarchicalPolicyInfo(), OfPageSize<MakeHierarchicalPolicy>},
@@ -34,7 +49,27 @@ const std::vector<Row>& Rows() {
       {TopPPolicyInfo(), OfPageSize<MakeTopPPolicy>},
       {AutoPolicyInfo(), MakeAutoPolicy},
   };
-  return rows;
+}
+
+struct Tables {
+  std::mutex mutex;
+  std::deque<Table> versions;  // the last one holds
+  std::deque<std::string> texts;  // of added rows
+};
+
+Tables& AllTables() {
+  static Tables* tables = [] {
+    auto* made = new Tables;
+    made->versions.emplace_back(OwnRows());
+    return made;
+  }();
+  return *tables;
+}
+
+const Table& CurrentTable() {
+  Tables& tables = AllTables();
+  std::lock_guard lock(tables.mutex);
+  return tables.versions.back();
 }
 
 }  // namespace
@@ -130,13 +165,28 @@ std::string AttentionSpec::ToString() const {
   return text;
 }
 
-const std::vector<PolicyInfo>& PolicyTable() {
-  static const std::vector<PolicyInfo> table = [] {
-    std::vector<PolicyInfo> infos;
-    for (const Row& row : Rows()) infos.push_back(row.info);
-    return infos;
-  }();
-  return table;
+const std::vector<PolicyInfo>& PolicyTable() { return CurrentTable().infos; }
+
+Status AddPolicy(const PolicyInfo& info, PolicyFactory make) {
+  const std::string name(info.name);
+  const bool spells = !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '_' || c == '-';
+  });
+  if (!spells) return InvalidArgument("a policy can't be called '" + name + "'; use letters, digits, '_' and '-'");
+  if (!make) return InvalidArgument("policy '" + name + "' comes without a function that makes it");
+  Tables& tables = AllTables();
+  std::lock_guard lock(tables.mutex);
+  std::vector<Row> rows = tables.versions.back().rows;
+  for (const Row& row : rows) {
+    if (row.info.name == info.name) {
+      return Status(StatusCode::kAlreadyExists, "there is a policy '" + name + "' already; give yours another name");
+    }
+  }
+  PolicyInfo kept = info;
+  for (std::string_view* text : {&kept.name, &kept.paper, &kept.reads}) *text = tables.texts.emplace_back(*text);
+  rows.push_back({std::move(kept), std::move(make)});
+  tables.versions.emplace_back(std::move(rows));
+  return OkStatus();
 }
 
 bool RemembersLayer(const AttentionPolicy& policy, int layer, int page_size) {
@@ -173,7 +223,7 @@ Result<std::unique_ptr<AttentionPolicy>> MakePolicy(const AttentionSpec& spec, c
     return InvalidArgument("page size " + std::to_string(shape.page_size) + " is below 1; use 16, 32 or 64");
   }
   std::string names;
-  for (const Row& row : Rows()) {
+  for (const Row& row : CurrentTable().rows) {
     if (row.info.name == spec.name) return row.make(spec.options, shape);
     names += (names.empty() ? "" : ", ") + std::string(row.info.name);
   }

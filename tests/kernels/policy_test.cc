@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/selection/add_policy.h"
 #include "kernels/selection/budget.h"
 
 namespace quire {
@@ -148,6 +149,34 @@ TEST(PolicyTable, EveryRowMakesAPolicyOfItsName) {
     EXPECT_FALSE(info.reads.empty());
     EXPECT_FALSE(info.options.empty());
   }
+}
+
+TEST(AddPolicy, ARowOfOnesOwnIsMadeAndListed) {
+  const auto make = [](const std::map<std::string, std::string>& options, const PolicyShape& shape)
+      -> Result<std::unique_ptr<AttentionPolicy>> {
+    if (!options.empty()) return InvalidArgument("own-quest takes no options");
+    return MakePolicy(*AttentionSpec::Parse("quest:token_budget=64"), shape);
+  };
+  const std::vector<PolicyInfo>& before = PolicyTable();
+  const size_t rows = before.size();
+  {
+    std::string name = "own-quest";  // its texts may go
+    ASSERT_TRUE(AddPolicy({name, "nobody", "as quest", "none"}, make).ok());
+    name = "overwritten";
+  }
+  EXPECT_EQ(before.size(), rows);
+  ASSERT_EQ(PolicyTable().size(), rows + 1);
+  EXPECT_EQ(PolicyTable().back().name, "own-quest");
+  const auto policy = MakePolicy(*AttentionSpec::Parse("own-quest"), 16);
+  ASSERT_TRUE(policy.ok());
+  EXPECT_EQ((*policy)->token_budget(), 64);
+  EXPECT_EQ(MakePolicy(*AttentionSpec::Parse("own-quest:a=1"), 16).status().message(), "own-quest takes no options");
+  EXPECT_EQ(AddPolicy({"own-quest", "", "", ""}, make).code(), StatusCode::kAlreadyExists);
+  EXPECT_EQ(AddPolicy({"quest", "", "", ""}, make).code(), StatusCode::kAlreadyExists);
+  for (const char* name : {"", "a:b", "a,b", "a b"}) {
+    EXPECT_EQ(AddPolicy({name, "", "", ""}, make).code(), StatusCode::kInvalidArgument) << name;
+  }
+  EXPECT_EQ(AddPolicy({"empty", "", "", ""}, {}).code(), StatusCode::kInvalidArgument);
 }
 
 TEST(PageHistory, AForkIsACopyAndATruncationForgetsWhatLiesPastIt) {
