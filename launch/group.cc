@@ -38,7 +38,7 @@ struct Member {
     watch.interface = options.interface;
     ASSIGN_OR_RETURN(monitor, GroupMonitor::Start(*comm, topology, &mark, watch));
     const NamedHash build = BuildIdentity();
-    RETURN_IF_ERROR(CheckSameOnAllRanks(*comm, topology, {&build, 1}));
+    RETURN_IF_ERROR(CheckSameOnAllRanks(*comm, topology, Phase::kStart, {&build, 1}));
     return RunSelfTest(*comm, topology).status();
   }
 

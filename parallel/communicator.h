@@ -18,6 +18,9 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  // The lowest rank that shares this rank's node, as the transport knows it (MPI: MPI_Comm_split_type); −1 where it does
+  // not: GatherTopology then goes by what the ranks say of their hosts.
+  virtual int node_leader() const { return -1; }
 
   // data (F32) = sum over ranks, in place. Sums in rank order, so every rank gets the same bits.
   virtual Status AllReduce(TensorView data, Stream stream = {}) = 0;

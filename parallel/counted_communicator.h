@@ -24,6 +24,7 @@ class CountedCommunicator final : public Communicator {
   explicit CountedCommunicator(Communicator* inner) : inner_(inner) {}
 
   int rank() const override { return inner_->rank(); }
+  int node_leader() const override { return inner_->node_leader(); }
   int size() const override { return inner_->size(); }
   Status AllReduce(TensorView data, Stream stream) override;
   Status AllGather(TensorView send, TensorView recv, Stream stream) override;

@@ -41,6 +41,7 @@ class DeviceCommunicator final : public Communicator {
   DeviceCommunicator(Communicator* host, std::unique_ptr<Communicator> gpu) : host_(host), gpu_(std::move(gpu)) {}
 
   int rank() const override { return host_->rank(); }
+  int node_leader() const override { return host_->node_leader(); }
   int size() const override { return host_->size(); }
 
   Status AllReduce(TensorView data, Stream stream) override {

@@ -461,7 +461,7 @@ Result<std::unique_ptr<GroupMonitor>> StartOverSockets(Communicator& comm, const
     }
   }
   if (local.ok() && monitor != nullptr) monitor->set_fault(*std::move(fault));
-  RETURN_IF_ERROR(AgreeOn(comm, topology, local));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kStart, local));
   return std::unique_ptr<GroupMonitor>(std::move(monitor));
 }
 

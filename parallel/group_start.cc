@@ -79,7 +79,8 @@ NamedHash WeightIndexIdentity(uint64_t hash) {
   return {"weight index", hash, "copy the same model files to every host"};
 }
 
-Status CheckSameOnAllRanks(Communicator& comm, const GroupTopology& topology, std::span<const NamedHash> items) {
+Status CheckSameOnAllRanks(Communicator& comm, const GroupTopology& topology, Phase phase,
+                           std::span<const NamedHash> items) {
   CHECK_LE(items.size(), size_t{kMaxHashes});
   HashRecord mine;
   mine.count = items.size();
@@ -112,10 +113,10 @@ Status CheckSameOnAllRanks(Communicator& comm, const GroupTopology& topology, st
       compare(items[i].name, items[i].remedy, [i](const HashRecord& record) { return record.items[i].value; });
     }
   }
-  return message.empty() ? OkStatus() : FailedPrecondition(message);
+  return message.empty() ? OkStatus() : FailedPrecondition(std::string("in phase ") + PhaseName(phase) + ": " + message);
 }
 
-Status AgreeOn(Communicator& comm, const GroupTopology& topology, const Status& local) {
+Status AgreeOn(Communicator& comm, const GroupTopology& topology, Phase phase, const Status& local) {
   if (comm.size() == 1) return local;
   std::string text = local.message().substr(0, kMaxMessage);
   ASSIGN_OR_RETURN(const auto all, Gather<StatusRecord>(comm, {static_cast<int32_t>(local.code()),
@@ -144,7 +145,8 @@ Status AgreeOn(Communicator& comm, const GroupTopology& topology, const Status& 
                      }();
   if (alike) return Status(local.code(), std::move(text));
   const int first = failed.front();  // its message is the first of all: the ranks below it sent none
-  std::string message = topology.Name(first) + ": " + texts.substr(0, static_cast<size_t>(counts[first]));
+  std::string message = topology.Name(first) + " in phase " + PhaseName(phase) + ": " +
+                        texts.substr(0, static_cast<size_t>(counts[first]));
   if (failed.size() > 1) message += " (" + std::to_string(failed.size() - 1) + " more ranks failed)";
   return Status(static_cast<StatusCode>(all[first][0]), std::move(message));
 }
@@ -187,8 +189,8 @@ Status MeasureSums(Communicator& comm, int64_t n, int repeats, double* median, S
 }
 
 std::string TooSlow(const GroupTopology& topology, std::chrono::milliseconds limit) {
-  std::string text = topology.Name(topology.rank) + ": the all-reduce self-test over " + std::to_string(topology.size()) +
-                     " ranks has not ended in " + std::to_string(limit.count()) + " ms; ";
+  std::string text = topology.Name(topology.rank) + " in phase start: the all-reduce self-test over " +
+                     std::to_string(topology.size()) + " ranks has not ended in " + std::to_string(limit.count()) + " ms; ";
   if (topology.nodes() == 1) return text + "a rank is stuck, or MPI's shared memory doesn't work (try --mca btl tcp,self)";
   text += "its ranks are on " + std::to_string(topology.nodes()) +
           " hosts: name the network between them by --interface, and let its firewall pass all TCP ports between them";
@@ -206,7 +208,7 @@ Result<SelfTestReport> RunSelfTest(Communicator& comm, const GroupTopology& topo
     const Watchdog watchdog(options.limit, [&] { EndJob(TooSlow(topology, options.limit)); });
     RETURN_IF_ERROR(MeasureSums(comm, kSmall, 21, &report.latency_seconds, &wrong));
     RETURN_IF_ERROR(MeasureSums(comm, options.large, 3, &large, &wrong));
-    RETURN_IF_ERROR(AgreeOn(comm, topology, wrong));
+    RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kStart, wrong));
   }
   if (large > 0) report.bytes_per_second = static_cast<double>(options.large) * sizeof(float) / large;
   return report;

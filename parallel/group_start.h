@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 
+#include "core/base/progress.h"
 #include "core/base/status.h"
 #include "parallel/communicator.h"
 #include "parallel/group_topology.h"
@@ -29,12 +30,13 @@ NamedHash ConfigIdentity(uint64_t hash);
 NamedHash WeightIndexIdentity(uint64_t hash);
 
 // OK when all ranks hold equal lists (at most 8). FAILED_PRECONDITION on all ranks alike otherwise, naming each item that
-// differs and the ranks that differ from most.
-Status CheckSameOnAllRanks(Communicator& comm, const GroupTopology& topology, std::span<const NamedHash> items);
+// differs, the ranks that differ from most, and `phase`.
+Status CheckSameOnAllRanks(Communicator& comm, const GroupTopology& topology, Phase phase,
+                           std::span<const NamedHash> items);
 
 // OK on all ranks when `local` is OK on all; else on all ranks the code and message of the lowest failing rank, with its
-// name and host before it; when all ranks say the same, that alone. A group of one returns `local` as it is.
-Status AgreeOn(Communicator& comm, const GroupTopology& topology, const Status& local);
+// name, host and `phase` before it; when all ranks say the same, that alone. A group of one returns `local` as it is.
+Status AgreeOn(Communicator& comm, const GroupTopology& topology, Phase phase, const Status& local);
 
 // The smallest of the ranks' values: what every one of them can do. Page capacity, free memory.
 Result<int64_t> SmallestOfRanks(Communicator& comm, int64_t local);

@@ -73,6 +73,7 @@ std::string GroupTopology::Names(std::span<const int> list) const {
 
 Result<GroupTopology> GatherTopology(Communicator& comm) {
   PlaceRecord mine = ThisPlace();
+  if (comm.node_leader() >= 0) mine.node = static_cast<uint64_t>(comm.node_leader());
   std::vector<PlaceRecord> all(comm.size());
   const auto bytes = static_cast<int64_t>(sizeof(PlaceRecord));
   RETURN_IF_ERROR(comm.AllGather({&mine, DType::kU8, {bytes}, {}}, {all.data(), DType::kU8, {bytes * comm.size()}, {}}));

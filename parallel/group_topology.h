@@ -15,7 +15,8 @@ namespace quire {
 struct RankPlace {
   std::string host;          // as gethostname gives it, cut at 95 bytes
   int64_t pid = 0;
-  uint64_t node = 0;         // equal for ranks of one running system under one host name
+  uint64_t node = 0;         // equal for ranks of one node: as the communicator has it, or of one running system under
+                             // one host name
   uint64_t network = 0;      // equal for ranks that reach each other over the loopback interface
   int local_rank = 0;        // among the ranks of the same node, in rank order
   int local_size = 1;

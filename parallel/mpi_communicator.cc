@@ -56,7 +56,8 @@ std::chrono::seconds StartLimit() {
 
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(MPI_Comm comm, int rank, int size) : comm_(comm), rank_(rank), size_(size) {}
+  MpiCommunicator(MPI_Comm comm, int rank, int size, int node_leader)
+      : comm_(comm), rank_(rank), size_(size), node_leader_(node_leader) {}
   ~MpiCommunicator() override {
     int finalized = 0;
     MPI_Finalized(&finalized);
@@ -65,6 +66,7 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  int node_leader() const override { return node_leader_; }
 
   Status AllReduce(TensorView data, Stream) override {
     RETURN_IF_ERROR(internal::CheckSummable("AllReduce", data));
@@ -191,7 +193,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   MPI_Comm comm_;
-  int rank_, size_;
+  int rank_, size_, node_leader_;
   std::vector<float> scratch_;
 };
 
@@ -239,23 +241,6 @@ MpiEnvironment::~MpiEnvironment() {
   if (owned_ && !finalized) MPI_Finalize();
 }
 
-Result<MpiTopology> QueryMpiTopology() {
-  MpiTopology t;
-  RETURN_IF_ERROR(FromMpi("MPI_Comm_rank", MPI_Comm_rank(MPI_COMM_WORLD, &t.rank)));
-  RETURN_IF_ERROR(FromMpi("MPI_Comm_size", MPI_Comm_size(MPI_COMM_WORLD, &t.size)));
-  MPI_Comm node;
-  RETURN_IF_ERROR(FromMpi("MPI_Comm_split_type", MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, t.rank,
-                                                                     MPI_INFO_NULL, &node)));
-  MPI_Comm_rank(node, &t.local_rank);
-  MPI_Comm_size(node, &t.local_size);
-  MPI_Comm_free(&node);
-  char name[MPI_MAX_PROCESSOR_NAME];
-  int length = 0;
-  RETURN_IF_ERROR(FromMpi("MPI_Get_processor_name", MPI_Get_processor_name(name, &length)));
-  t.host.assign(name, static_cast<size_t>(length));
-  return t;
-}
-
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator() {
   MPI_Comm comm;
   RETURN_IF_ERROR(FromMpi("MPI_Comm_dup", MPI_Comm_dup(MPI_COMM_WORLD, &comm)));
@@ -263,7 +248,14 @@ Result<std::unique_ptr<Communicator>> MakeMpiCommunicator() {
   int rank = 0, size = 1;
   RETURN_IF_ERROR(FromMpi("MPI_Comm_rank", MPI_Comm_rank(comm, &rank)));
   RETURN_IF_ERROR(FromMpi("MPI_Comm_size", MPI_Comm_size(comm, &size)));
-  return std::unique_ptr<Communicator>(std::make_unique<MpiCommunicator>(comm, rank, size));
+  MPI_Comm node;
+  RETURN_IF_ERROR(FromMpi("MPI_Comm_split_type",
+                          MPI_Comm_split_type(comm, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node)));
+  int leader = rank;
+  const int code = MPI_Bcast(&leader, 1, MPI_INT, 0, node);
+  MPI_Comm_free(&node);
+  RETURN_IF_ERROR(FromMpi("MPI_Bcast", code));
+  return std::unique_ptr<Communicator>(std::make_unique<MpiCommunicator>(comm, rank, size, leader));
 }
 
 void AbortMpiJob(int code) {

@@ -38,13 +38,6 @@ class MpiEnvironment {
   bool owned_;
 };
 
-struct MpiTopology {
-  int rank = 0, size = 1;              // in the world
-  int local_rank = 0, local_size = 1;  // among the ranks that share this node's memory
-  std::string host;
-};
-Result<MpiTopology> QueryMpiTopology();
-
 // All ranks of the world, over a communicator of our own with MPI_ERRORS_RETURN. Collective.
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator();
 

@@ -16,7 +16,6 @@ bool HasMpi() { return false; }
 bool MpiRunning() { return false; }
 Result<std::unique_ptr<MpiEnvironment>> MpiEnvironment::Create() { return NoMpi(); }
 MpiEnvironment::~MpiEnvironment() = default;
-Result<MpiTopology> QueryMpiTopology() { return NoMpi(); }
 Result<std::unique_ptr<Communicator>> MakeMpiCommunicator() { return NoMpi(); }
 void AbortMpiJob(int code) { std::exit(code); }
 

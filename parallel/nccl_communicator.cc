@@ -298,14 +298,14 @@ bool HasNccl() { return true; }
 Result<std::unique_ptr<NcclCommunicator>> MakeNcclCommunicator(Communicator* control, const GroupTopology& topology,
                                                                const NcclOptions& options) {
   const Result<int> device = ChooseDevice(topology, options.device);
-  RETURN_IF_ERROR(AgreeOn(*control, topology, device.status()));
+  RETURN_IF_ERROR(AgreeOn(*control, topology, Phase::kLoad, device.status()));
   ncclUniqueId id{};
   Status local;
   if (control->rank() == 0) local = FromNccl("ncclGetUniqueId", ncclGetUniqueId(&id), nullptr);
-  RETURN_IF_ERROR(AgreeOn(*control, topology, local));
+  RETURN_IF_ERROR(AgreeOn(*control, topology, Phase::kLoad, local));
   RETURN_IF_ERROR(control->Broadcast({&id, DType::kU8, {sizeof(id)}, {}}, 0));
   auto comm = std::make_unique<NcclCommunicatorImpl>(control, *device, options);
-  RETURN_IF_ERROR(AgreeOn(*control, topology, comm->Open(id)));
+  RETURN_IF_ERROR(AgreeOn(*control, topology, Phase::kLoad, comm->Open(id)));
   return std::unique_ptr<NcclCommunicator>(std::move(comm));
 }
 

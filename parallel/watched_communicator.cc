@@ -10,6 +10,7 @@ class WatchedCommunicator final : public Communicator {
   WatchedCommunicator(std::unique_ptr<Communicator> inner, ProgressMark* mark) : inner_(std::move(inner)), mark_(mark) {}
 
   int rank() const override { return inner_->rank(); }
+  int node_leader() const override { return inner_->node_leader(); }
   int size() const override { return inner_->size(); }
 
   Status AllReduce(TensorView data, Stream stream) override {

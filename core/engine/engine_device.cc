@@ -38,7 +38,7 @@ Result<Device> ChooseLocalDevice(const EngineOptions& options, int local_rank, i
 Result<Device> ChooseDevice(const EngineOptions& options, Communicator& comm, const GroupTopology& topology) {
   const int local_rank = topology.self().local_rank;
   const Result<Device> own = ChooseLocalDevice(options, local_rank, topology.self().local_size);
-  RETURN_IF_ERROR(AgreeOn(comm, topology, own.status()));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, own.status()));
   if (comm.size() == 1) return *own;
   const std::vector<int64_t> mine = {own->kind == DeviceKind::kCuda ? 1 : 0};
   ASSIGN_OR_RETURN(const std::vector<int64_t> all, GatherNumbers(comm, mine));

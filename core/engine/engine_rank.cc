@@ -62,7 +62,7 @@ Status CheckSameModel(Communicator& comm, const GroupTopology& topology, const C
   if (comm.size() == 1) return OkStatus();
   const NamedHash items[] = {BuildIdentity(), ConfigIdentity(HashConfig(checkpoint.config)),
                              WeightIndexIdentity(HashIndex(*checkpoint.weights))};
-  return CheckSameOnAllRanks(comm, topology, items);
+  return CheckSameOnAllRanks(comm, topology, Phase::kLoad, items);
 }
 
 // Every rank's capacity becomes that of the rank with the least room.
@@ -118,7 +118,7 @@ Status EngineRank::Execute(const StepPlan& step, StepResult* result) const {
 Status EngineRank::UseGpu(const EngineOptions& options, Context* ctx) {
   if (ctx->device.kind == DeviceKind::kCpu) return OkStatus();
   auto made = DeviceSession::Create(ctx->device);
-  RETURN_IF_ERROR(AgreeOn(*comm, topology, made.status()));
+  RETURN_IF_ERROR(AgreeOn(*comm, topology, Phase::kLoad, made.status()));
   session = std::move(made).value();
   ctx->session = session.get();
   ctx->stream = session->stream();
@@ -151,7 +151,7 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   ASSIGN_OR_RETURN(const int processors, ShareOfProcessors(comm, topology));
 
   auto checkpoint = OpenCheckpoint(options.model, options.load_format, options.seed);
-  RETURN_IF_ERROR(AgreeOn(comm, topology, checkpoint.status()));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, checkpoint.status()));
   RETURN_IF_ERROR(CheckSameModel(comm, topology, *checkpoint));
   own->config = checkpoint->config;
   own->pool = std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : processors);
@@ -163,11 +163,11 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   size_t available = AvailableMemory() / static_cast<size_t>(topology.self().local_size);
   if (own->session != nullptr) {
     const Result<size_t> on_gpu = AvailableOnGpu(ctx.device, options.gpu_memory_utilization, topology.self().local_size);
-    RETURN_IF_ERROR(AgreeOn(comm, topology, on_gpu.status()));
+    RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, on_gpu.status()));
     available = *on_gpu;
   }
   auto planned = PlanEngine(ctx, std::move(options), own->config, available, comm.size(), comm.rank());
-  RETURN_IF_ERROR(AgreeOn(comm, topology, planned.status()));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, planned.status()));
   own->plan = std::move(planned).value();
   EnginePlan& plan = own->plan;
   plan.options.threads = own->pool->threads();
@@ -176,16 +176,16 @@ Result<std::unique_ptr<EngineRank>> EngineRank::Create(EngineOptions options,
   const size_t mapped = own->session != nullptr ? 0 : MappedBytes(*checkpoint, plan.shard, plan.dtype);
   Status ready = CheckMemory(plan, mapped, available);
   if (ready.ok() && prepare) ready = prepare(plan.options);
-  RETURN_IF_ERROR(AgreeOn(comm, topology, ready));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, ready));
 
   const auto progress = plan.options.progress;
   auto weights = LoadWeights(ctx, *checkpoint, plan.shard, plan.dtype, [&](int done, int layers) {
     if (progress) progress("weights", layers > 0 ? static_cast<double>(done) / layers : 1.0);
   });
-  RETURN_IF_ERROR(AgreeOn(comm, topology, weights.status()));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, weights.status()));
   own->weights = std::move(weights).value();
   auto executor = Executor::Create(ctx, own->config, &own->weights, plan.shard, &comm, plan.executor);
-  RETURN_IF_ERROR(AgreeOn(comm, topology, executor.status()));
+  RETURN_IF_ERROR(AgreeOn(comm, topology, Phase::kLoad, executor.status()));
   own->executor = std::move(executor).value();
   RETURN_IF_ERROR(GatherReports(*own, topology, &own->reports));
   own->Enter(Phase::kIdle);

@@ -43,11 +43,13 @@ TEST(ProgramFailure, WhatOneRankLacksEndsAllWithItsReason) {
   });
   const std::string who[] = {"rank 1 (host ", "rank 2 (host ", "rank 1 (host "};
   const std::string why[] = {"there is no model at stories260K", "(RESOURCE_EXHAUSTED)", "another build than on the other ranks"};
+  const std::string phase[] = {"in phase load: ", "in phase load: ", "in phase start: "};
   for (size_t i = 0; i < results.size(); ++i) {
     ExpectFailed(results[i], why[i]);
     EXPECT_LT(results[i].seconds, 12);
     EXPECT_NE(results[i].err.find(who[i] + HostName()), std::string::npos) << results[i].err;
     EXPECT_NE(results[i].err.find(why[i]), std::string::npos) << results[i].err;
+    EXPECT_NE(results[i].err.find(phase[i]), std::string::npos) << results[i].err;
     // One rank tells it.
     const size_t first = results[i].err.find("quire: error");
     EXPECT_EQ(results[i].err.find("quire: error", first + 1), std::string::npos) << results[i].err;

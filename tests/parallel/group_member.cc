@@ -76,9 +76,9 @@ Status Run(Flags& flags) {
   GroupMonitorOptions options;
   options.interface = flags["--interface"];
   ASSIGN_OR_RETURN(const auto monitor, GroupMonitor::Start(*comm, topology, &mark, options));
-  RETURN_IF_ERROR(CheckSameOnAllRanks(*comm, topology, std::vector<NamedHash>{BuildIdentity()}));
+  RETURN_IF_ERROR(CheckSameOnAllRanks(*comm, topology, Phase::kStart, std::vector<NamedHash>{BuildIdentity()}));
   ASSIGN_OR_RETURN(const SelfTestReport sums, RunSelfTest(*comm, topology));
-  if (Status loaded = AgreeOn(*comm, topology, Load(flags, mark)); !loaded.ok()) {
+  if (Status loaded = AgreeOn(*comm, topology, Phase::kLoad, Load(flags, mark)); !loaded.ok()) {
     // All ranks have the same reason: one tells it. The others end well, as the program's do: mpirun drops what a rank says
     // after another has failed.
     return comm->rank() == 0 ? loaded : OkStatus();

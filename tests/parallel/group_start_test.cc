@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <cstring>
 
 #include "parallel/build_id.h"
 #include "parallel/hash.h"
@@ -20,7 +21,7 @@ std::vector<Status> Compare(int size, const std::function<std::vector<NamedHash>
   OnRanks(size, [&](std::unique_ptr<Communicator> comm) {
     const auto topology = GatherTopology(*comm);
     ASSERT_TRUE(topology.ok());
-    results[comm->rank()] = CheckSameOnAllRanks(*comm, *topology, items(comm->rank()));
+    results[comm->rank()] = CheckSameOnAllRanks(*comm, *topology, Phase::kStart, items(comm->rank()));
   });
   return results;
 }
@@ -113,22 +114,23 @@ TEST(AgreeOn, TheLowestFailingRanksReasonIsEverybodys) {
   OnRanks(4, [](std::unique_ptr<Communicator> comm) {
     const auto topology = GatherTopology(*comm);
     ASSERT_TRUE(topology.ok());
-    EXPECT_TRUE(AgreeOn(*comm, *topology, OkStatus()).ok());
+    EXPECT_TRUE(AgreeOn(*comm, *topology, Phase::kLoad, OkStatus()).ok());
     Status local;
     if (comm->rank() == 1) local = NotFound("model.gguf isn't there");
     if (comm->rank() == 3) local = ResourceExhausted("no memory");
-    const Status status = AgreeOn(*comm, *topology, local);
+    const Status status = AgreeOn(*comm, *topology, Phase::kLoad, local);
     EXPECT_EQ(status.code(), StatusCode::kNotFound);
-    EXPECT_EQ(status.message(), topology->Name(1) + ": model.gguf isn't there (1 more ranks failed)");
-    const Status again = AgreeOn(*comm, *topology, comm->rank() == 3 ? Internal(std::string(9000, 'x')) : OkStatus());
+    EXPECT_EQ(status.message(), topology->Name(1) + " in phase load: model.gguf isn't there (1 more ranks failed)");
+    const Status again = AgreeOn(*comm, *topology, Phase::kLoad,
+                                 comm->rank() == 3 ? Internal(std::string(9000, 'x')) : OkStatus());
     EXPECT_EQ(again.code(), StatusCode::kInternal);
-    EXPECT_EQ(again.message().size(), topology->Name(3).size() + 2 + 4000);
+    EXPECT_EQ(again.message().size(), topology->Name(3).size() + std::strlen(" in phase load: ") + 4000);
   });
 }
 
 TEST(AgreeOn, AGroupOfOneKeepsItsStatus) {
   const auto comm = MakeSelfCommunicator();
-  EXPECT_EQ(AgreeOn(*comm, GroupTopology{0, {RankPlace{}}}, NotFound("x")).message(), "x");
+  EXPECT_EQ(AgreeOn(*comm, GroupTopology{0, {RankPlace{}}}, Phase::kLoad, NotFound("x")).message(), "x");
 }
 
 TEST(SmallestOfRanks, IsTheSmallest) {

@@ -48,7 +48,7 @@ quire::Status Run(const char* model, const char* prompt) {
   ASSIGN_OR_RETURN(const quire::GroupTopology topology, quire::GatherTopology(*comm));
   ASSIGN_OR_RETURN(const auto monitor, quire::GroupMonitor::Start(*comm, topology, &mark));
   const quire::NamedHash build = quire::BuildIdentity();
-  RETURN_IF_ERROR(quire::CheckSameOnAllRanks(*comm, topology, {&build, 1}));
+  RETURN_IF_ERROR(quire::CheckSameOnAllRanks(*comm, topology, quire::Phase::kStart, {&build, 1}));
   if (comm->rank() != 0) return quire::FollowLeader({.comm = comm.get(), .progress_mark = &mark});
   const quire::Status status = Lead(comm.get(), &mark, model, prompt);
   const quire::Status released = quire::ReleaseFollowers(comm.get());
