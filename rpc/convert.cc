@@ -153,6 +153,47 @@ RequestTimings ReadTimings(const v1::Timings& message) {
   return {message.queue_s(), message.prefill_s(), message.decode_s(), message.ttft_s()};
 }
 
+namespace {
+
+void WriteDurations(const DurationHistogram& durations, v1::Durations* message) {
+  message->mutable_counts()->Assign(durations.counts.begin(), durations.counts.end());
+  message->set_sum(durations.sum);
+}
+
+void AddDurations(const v1::Durations& durations, v1::Durations* sum) {
+  for (int i = 0; i < durations.counts_size(); ++i) {
+    if (i == sum->counts_size()) sum->add_counts(0);
+    sum->set_counts(i, sum->counts(i) + durations.counts(i));
+  }
+  sum->set_sum(sum->sum() + durations.sum());
+}
+
+}  // namespace
+
+void WriteFinished(const FinishedSequences& finished, v1::FinishedSequences* message) {
+  message->set_stop(finished.stop);
+  message->set_length(finished.length);
+  message->set_aborted(finished.aborted);
+  WriteDurations(finished.time_to_first_token, message->mutable_time_to_first_token());
+  WriteDurations(finished.e2e, message->mutable_e2e());
+  WriteDurations(finished.time_per_output_token, message->mutable_time_per_output_token());
+  WriteDurations(finished.queue, message->mutable_queue());
+  WriteDurations(finished.prefill, message->mutable_prefill());
+  WriteDurations(finished.decode, message->mutable_decode());
+}
+
+void AddFinished(const v1::FinishedSequences& finished, v1::FinishedSequences* sum) {
+  sum->set_stop(sum->stop() + finished.stop());
+  sum->set_length(sum->length() + finished.length());
+  sum->set_aborted(sum->aborted() + finished.aborted());
+  AddDurations(finished.time_to_first_token(), sum->mutable_time_to_first_token());
+  AddDurations(finished.e2e(), sum->mutable_e2e());
+  AddDurations(finished.time_per_output_token(), sum->mutable_time_per_output_token());
+  AddDurations(finished.queue(), sum->mutable_queue());
+  AddDurations(finished.prefill(), sum->mutable_prefill());
+  AddDurations(finished.decode(), sum->mutable_decode());
+}
+
 v1::FinishReason WriteReason(FinishReason reason) {
   switch (reason) {
     case FinishReason::kUnspecified: return v1::FINISH_REASON_UNSPECIFIED;

@@ -7,8 +7,10 @@
 #include <string>
 
 #include "core/base/status.h"
+#include "core/engine/engine.h"
 #include "core/engine/request.h"
 #include "quire/v1/common.pb.h"
+#include "quire/v1/control.pb.h"
 #include "quire/v1/generation.pb.h"
 #include "quire/v1/worker.pb.h"
 
@@ -31,6 +33,9 @@ TokenLogprobs ReadLogprobs(const v1::TokenLogprob& message);
 void WriteUsage(const TokenEvent& event, v1::Usage* usage);
 void WriteTimings(const RequestTimings& timings, v1::Timings* message);
 RequestTimings ReadTimings(const v1::Timings& message);
+void WriteFinished(const FinishedSequences& finished, v1::FinishedSequences* message);
+// Adds what one group counted to a sum over groups.
+void AddFinished(const v1::FinishedSequences& finished, v1::FinishedSequences* sum);
 v1::FinishReason WriteReason(FinishReason reason);
 FinishReason ReadReason(v1::FinishReason reason);  // kUnspecified for numbers that aren't known
 

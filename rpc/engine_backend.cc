@@ -10,6 +10,7 @@
 #include "core/base/log.h"
 #include "core/io/chat_template.h"
 #include "rpc/delivery.h"
+#include "rpc/convert.h"
 #include "rpc/identity.h"
 #include "rpc/tokenizer_files.h"
 
@@ -270,6 +271,11 @@ v1::GroupLoad EngineBackend::GroupLoad() const {
     load.set_attention_pages_total(stats.attention.pages_total);
     load.set_prefill_seconds(stats.prefill_seconds);
     load.set_decode_seconds(stats.decode_seconds);
+    WriteFinished(stats.sequences, load.mutable_sequences());
+    load.set_selection_seconds(stats.attention.selection_seconds);
+    load.set_attention_seconds(stats.attention.attention_seconds);
+    load.set_collective_seconds(stats.collectives.all_reduce_seconds + stats.collectives.all_gather_seconds);
+    load.set_step_broadcast_seconds(stats.step_broadcast_seconds);
   }
   std::lock_guard lock(mutex_);
   load.set_group(group_);

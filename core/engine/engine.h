@@ -25,6 +25,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/histogram.h"
 #include "core/base/progress.h"
 #include "core/base/status.h"
 #include "core/engine/request.h"
@@ -76,12 +77,22 @@ struct RankInfo {
   MemoryBytes memory;             // scratch: before the first step
 };
 
+// How sequences have ended since the start, and the times of those that ended by themselves (stop or length).
+struct FinishedSequences {
+  int64_t stop = 0, length = 0, aborted = 0;  // aborted: cancelled or failed
+  DurationHistogram time_to_first_token;      // from Submit
+  DurationHistogram time_per_output_token;    // (end − first token) / (tokens − 1), of those with two or more
+  DurationHistogram e2e;                      // from Submit to the end
+  DurationHistogram queue, prefill, decode;   // the parts of e2e, see RequestTimings
+};
+
 struct EngineStats {
   int running = 0, waiting = 0;
   int64_t pages_total = 0, pages_free = 0;  // of the tightest cache group
   int64_t steps = 0, preemptions = 0;
   int64_t prompt_tokens = 0, generation_tokens = 0;
   int64_t requests_finished = 0;
+  FinishedSequences sequences;
   AttentionStats attention;  // sums since the start; reads of all ranks, each KV head once; seconds of this rank
   double prefill_seconds = 0, decode_seconds = 0;
   CollectiveStats collectives;         // of rank 0 since the engine was made

@@ -207,8 +207,27 @@ void EngineImpl::FinishSequence(Sequence* sequence, TokenEvent* event, double no
   event->timings.prefill_s = first - scheduled;
   event->timings.decode_s = now - first;
   event->timings.ttft_s = first - request->submitted;
+  CountFinished(*event);
   if (--request->unfinished == 0) done_.push_back(request->id);
   Tell(request, std::move(*event));
+}
+
+void EngineImpl::CountFinished(const TokenEvent& event) {
+  std::lock_guard lock(stats_mutex_);
+  FinishedSequences& sums = stats_.sequences;
+  switch (event.reason) {
+    case FinishReason::kStop: ++sums.stop; break;
+    case FinishReason::kLength: ++sums.length; break;
+    case FinishReason::kAborted: ++sums.aborted; return;
+    case FinishReason::kUnspecified: CHECK(false && "a sequence ends with a reason");
+  }
+  const RequestTimings& t = event.timings;
+  sums.time_to_first_token.Add(t.ttft_s);
+  if (event.completion_tokens > 1) sums.time_per_output_token.Add(t.decode_s / (event.completion_tokens - 1));
+  sums.e2e.Add(t.ttft_s + t.decode_s);
+  sums.queue.Add(t.queue_s);
+  sums.prefill.Add(t.prefill_s);
+  sums.decode.Add(t.decode_s);
 }
 
 void EngineImpl::Tell(RequestState* request, TokenEvent event) {

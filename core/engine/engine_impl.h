@@ -57,6 +57,7 @@ class EngineImpl : public Engine {
   void ApplyScores(const Scheduler::Planned& planned, const StepResult& result);
   void ApplyToken(Sequence* sequence, const SampledToken& token, double now);
   void FinishSequence(Sequence* sequence, TokenEvent* event, double now);
+  void CountFinished(const TokenEvent& event);
   void DropFinished();
   void Tell(RequestState* request, TokenEvent event);  // by the next Deliver
   void Deliver();

@@ -406,7 +406,7 @@ v1::GetLoadResponse Dispatcher::Load() const {
   int running = 0, waiting = 0;
   int64_t free = 0, pages = 0, steps = 0, preemptions = 0, prompt = 0, generation = 0, finished = 0, read = 0, all = 0;
   int64_t tokens = 0;
-  double prefill = 0, decode = 0;
+  double prefill = 0, decode = 0, selection = 0, attention = 0, collective = 0, broadcast = 0;
   for (const auto& group : groups_) {
     v1::GroupLoad* one = response.add_groups();
     *one = group->load;
@@ -430,6 +430,11 @@ v1::GetLoadResponse Dispatcher::Load() const {
     all += one->attention_pages_total();
     prefill += one->prefill_seconds();
     decode += one->decode_seconds();
+    selection += one->selection_seconds();
+    attention += one->attention_seconds();
+    collective += one->collective_seconds();
+    broadcast += one->step_broadcast_seconds();
+    AddFinished(one->sequences(), total->mutable_sequences());
   }
   for (const auto& [name, part] : parts_) {
     if (part->group != nullptr) continue;
@@ -450,6 +455,10 @@ v1::GetLoadResponse Dispatcher::Load() const {
   total->set_attention_pages_total(all);
   total->set_prefill_seconds(prefill);
   total->set_decode_seconds(decode);
+  total->set_selection_seconds(selection);
+  total->set_attention_seconds(attention);
+  total->set_collective_seconds(collective);
+  total->set_step_broadcast_seconds(broadcast);
   total->set_failovers(failovers_);
   total->set_late_events_dropped(late_events_);
   return response;

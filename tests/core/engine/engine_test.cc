@@ -99,6 +99,49 @@ TEST(Engine, UsageCountsExactlyTheRequestsOwnRows) {
   EXPECT_EQ(stats.pages_free, stats.pages_total);
 }
 
+TEST(Engine, CountsHowSequencesEndAndTheirTimes) {
+  auto engine = MakeEngine(ModelOptions(kStories));
+  ASSERT_NE(engine, nullptr);
+  const Output whole = RunOne(*engine, Greedy({1}, 30));
+  GenerationRequest stopped = Greedy({1}, 30);
+  stopped.stopping.stop = {whole.text.substr(20, 5)};
+  GenerationRequest two = Greedy({1, 2, 3}, 1);
+  two.sampling.n = 2;
+  GenerationRequest cancelled = Greedy({1}, 100);
+  cancelled.request_id = "cancelled";
+  RequestTimings sum = whole.last.timings;
+  double per_token = whole.last.timings.decode_s / 29;
+  const auto collect = [&](const TokenEvent& event) {
+    if (!event.finished || event.reason == FinishReason::kAborted) return;
+    sum.queue_s += event.timings.queue_s;
+    sum.prefill_s += event.timings.prefill_s;
+    sum.decode_s += event.timings.decode_s;
+    sum.ttft_s += event.timings.ttft_s;
+    if (event.completion_tokens > 1) per_token += event.timings.decode_s / (event.completion_tokens - 1);
+  };
+  ASSERT_TRUE(engine->Submit(stopped, collect).ok());
+  ASSERT_TRUE(engine->Submit(two, collect).ok());
+  ASSERT_TRUE(engine->Submit(cancelled, collect).ok());
+  ASSERT_TRUE(engine->Step().ok());
+  engine->Cancel("cancelled");
+  ASSERT_TRUE(engine->Run().ok());
+  const FinishedSequences counted = engine->Stats().sequences;
+  EXPECT_EQ(counted.stop, 1);
+  EXPECT_EQ(counted.length, 3);
+  EXPECT_EQ(counted.aborted, 1);
+  for (const DurationHistogram* times : {&counted.time_to_first_token, &counted.e2e, &counted.queue, &counted.prefill,
+                                         &counted.decode}) {
+    EXPECT_EQ(times->count(), 4);
+  }
+  EXPECT_EQ(counted.time_per_output_token.count(), 2);
+  EXPECT_DOUBLE_EQ(counted.time_to_first_token.sum, sum.ttft_s);
+  EXPECT_DOUBLE_EQ(counted.queue.sum, sum.queue_s);
+  EXPECT_DOUBLE_EQ(counted.prefill.sum, sum.prefill_s);
+  EXPECT_DOUBLE_EQ(counted.decode.sum, sum.decode_s);
+  EXPECT_NEAR(counted.e2e.sum, sum.ttft_s + sum.decode_s, 1e-9);
+  EXPECT_NEAR(counted.time_per_output_token.sum, per_token, 1e-9);
+}
+
 TEST(Engine, StopStringsSplitOverTokensAndCharactersEndTheText) {
   auto engine = MakeEngine(ModelOptions(kStories));
   ASSERT_NE(engine, nullptr);
@@ -549,6 +592,7 @@ TEST(Engine, TwoHundredRandomRequestsInATinyCacheAllEnd) {
   EXPECT_GT(stats.preemptions, 0);
   EXPECT_EQ(stats.pages_free, stats.pages_total);
   EXPECT_EQ(stats.requests_finished, 200);
+  EXPECT_EQ(stats.sequences.stop + stats.sequences.length, sequences);
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 // The services through a coordinator: clients that don't read, deadlines, and what Resume refuses.
 #include <atomic>
 
+#include <numeric>
+
 #include "tests/rpc/coordinator/local_cluster.h"
 
 namespace quire {
@@ -182,6 +184,15 @@ TEST(CoordinatorService, LoadIsRightWhenTheLastChunkHasCome) {
     EXPECT_EQ(total.tokens_in_flight(), 0);
     EXPECT_EQ(total.pages_free(), total.pages_total());
     EXPECT_EQ(total.requests_finished(), i);
+    // The sum of both groups.
+    EXPECT_EQ(total.sequences().length(), i);
+    const auto count = [](const v1::Durations& durations) {
+      return std::accumulate(durations.counts().begin(), durations.counts().end(), int64_t{0});
+    };
+    EXPECT_EQ(count(total.sequences().e2e()), i);
+    EXPECT_EQ(count(total.sequences().time_to_first_token()), i);
+    EXPECT_EQ(count(total.sequences().time_per_output_token()), i - i / 3);  // every third has one token
+    EXPECT_GT(total.sequences().e2e().sum(), total.sequences().decode().sum());
   }
 }
 
