@@ -1,6 +1,7 @@
 // quire serve: one group (this process, or the ranks of an mpirun job behind rank 0) as a gRPC service. Listens before
 // it loads, so that whoever waits for it is told how far it is.
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,6 +15,7 @@
 #include "launch/output.h"
 #include "launch/session.h"
 #include "launch/signals.h"
+#include "parallel/build_id.h"
 #include "rpc/serve.h"
 
 namespace quire::launch {
@@ -58,7 +60,9 @@ Status RunServe(const ServeFlags& flags, const Seat& seat) {
 
   ServeOptions serve;
   serve.listen = flags.host + ":" + std::to_string(flags.port);
-  serve.version = QUIRE_VERSION;
+  char build[16];
+  std::snprintf(build, sizeof build, "+%08x", static_cast<unsigned>(BuildHash()));
+  serve.version = std::string(QUIRE_VERSION) + build;
   serve.group = flags.group;
   serve.served_model = flags.served_model;
   serve.tensor_parallel_size = seat.ranks();

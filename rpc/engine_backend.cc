@@ -329,6 +329,7 @@ Result<v1::Identity> EngineBackend::Identity(int max_queue) const {
   identity.set_max_num_seqs(options.max_num_seqs);
   identity.set_max_num_batched_tokens(options.max_num_batched_tokens);
   identity.set_page_size(options.page_size);
+  identity.set_device(options.device);
   identity.set_pages_total(engine_->Stats().pages_total);
   identity.set_vocab(engine_->config().vocab);
   for (const AttentionSpec& spec : options.attention) identity.add_attention(spec.ToString());

@@ -19,6 +19,9 @@ v1::Identity Identity() {
   identity.set_max_model_len(512);
   identity.set_tensor_parallel_size(1);
   identity.set_batch_invariant(true);
+  identity.set_page_size(16);
+  identity.set_device("cpu");
+  identity.set_version("1+abc");
   identity.add_attention("dense");
   return identity;
 }
@@ -36,6 +39,7 @@ TEST(Agreement, WhateverChangesTokensIsRefusedByName) {
       {"has dtype", [](v1::Identity* i) { i->set_dtype("bfloat16"); }},
       {"cache dtype", [](v1::Identity* i) { i->set_kv_cache_dtype("bfloat16"); }},
       {"attention", [](v1::Identity* i) { i->add_attention("quest:token_budget=64"); }},
+      {"page size", [](v1::Identity* i) { i->set_page_size(32); }},
       {"--max-model-len", [](v1::Identity* i) { i->set_max_model_len(256); }},
   };
   for (const auto& [what, change] : changes) {
@@ -60,6 +64,12 @@ TEST(Agreement, RoundingIsWarnedOf) {
   other = Identity();
   other.set_tensor_parallel_size(2);
   EXPECT_NE(TakeoverWarning(Identity(), other), "");
+  other = Identity();
+  other.set_device("cuda");
+  EXPECT_NE(TakeoverWarning(Identity(), other).find("runs on cuda, others on cpu"), std::string::npos);
+  other = Identity();
+  other.set_version("1+abd");  // another build
+  EXPECT_NE(TakeoverWarning(Identity(), other).find("1+abd"), std::string::npos);
 }
 
 }  // namespace
