@@ -4,11 +4,16 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
+#include <memory>
 #include <random>
+#include <thread>
 
-#include "tests/rpc/coordinator/cluster.h"
 #include "core/base/clock.h"
+#include "rpc/client.h"
+#include "tests/rpc/coordinator/cluster.h"
+#include "tests/sanitizers/sanitized.h"
 
 namespace quire {
 namespace {
@@ -97,8 +102,10 @@ TEST(Failover, StreamsSurviveTheCoordinatorsRestart) {
 
 #ifdef QUIRE_MPIRUN
 // A group of two processes is lost with either: here the one that the coordinator doesn't talk to.
-TEST(Failover, StreamsOfAGroupWhoseOtherRankIsKilledGoOnWithAnother) {
-  Cluster cluster(2, "retriever-2m", GroupFlags("float32"), {QUIRE_SOURCE_DIR "/tests/mpirun.sh", QUIRE_MPIRUN, "2"});
+const std::vector<std::string> kTwoRanks = {QUIRE_SOURCE_DIR "/tests/mpirun.sh", QUIRE_MPIRUN, "2"};
+
+void ExpectStreamsGoOnWhenTheOtherRankIsKilled(const std::string& dtype) {
+  Cluster cluster(2, "retriever-2m", GroupFlags(dtype), kTwoRanks);
   const std::vector<ClientStream> streams = MixedStreams(kPolicies, 2, 150, 300);
   const std::vector<ClientStream> expected = RunUndisturbed(cluster, streams);
   ClientStreams disturbed(cluster.address(), streams);
@@ -114,15 +121,65 @@ TEST(Failover, StreamsOfAGroupWhoseOtherRankIsKilledGoOnWithAnother) {
   EXPECT_GT(cluster.Load().total().failovers(), 0);
   EXPECT_TRUE(cluster.WaitIdle());
 }
+
+TEST(Failover, StreamsOfAGroupWhoseOtherRankIsKilledGoOnWithAnother) {
+  ExpectStreamsGoOnWhenTheOtherRankIsKilled("float32");
+}
+TEST(Failover, StreamsInBfloat16OfAGroupWhoseOtherRankIsKilledGoOnWithAnother) {
+  ExpectStreamsGoOnWhenTheOtherRankIsKilled("bfloat16");
+}
 #endif
 
-// Many kills at random moments, and a stop now and then.
-void KillMany(const std::string& dtype, int kills) {
+// --worker: the coordinator goes to the groups, and again when one that was lost is back at its address.
+TEST(CoordinatorProcess, GroupsNamedOnTheCommandLineAreUsedAndFoundAgain) {
+  const auto serve = [](const std::string& port) {
+    std::vector<std::string> arguments = {"serve", "--port", port, "--model", QUIRE_SOURCE_DIR "/tests/data/retriever-2m",
+                                          "--threads", "1"};
+    const std::vector<std::string> flags = GroupFlags("float32");
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    return std::make_unique<QuireProcess>(arguments);
+  };
+  std::unique_ptr<QuireProcess> groups[] = {serve("0"), serve("0")};
+  const std::string first = groups[0]->address(), second = groups[1]->address();
+  ASSERT_TRUE(first != "" && second != "") << groups[0]->err() << groups[1]->err();
+  QuireProcess coordinator({"coordinator", "--port", "0", "--worker", first, "--worker", second});
+  ASSERT_NE(coordinator.address(), "") << coordinator.err();
+  const auto client = Client::Connect({.address = coordinator.address()});
+  ASSERT_TRUE(client.ok()) << client.status().ToString();
+  const auto wait_groups = [&](int available) {
+    const double end = NowSeconds() + 30 * kSlowness;
+    while (NowSeconds() < end) {
+      const auto load = (*client)->Load();
+      if (load.ok() && load->available_groups == available) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return false;
+  };
+  ASSERT_TRUE(wait_groups(2)) << coordinator.err();
+  const std::vector<ClientStream> streams = MixedStreams(kPolicies, 2, 150, 300);
+  const auto run = [&] {
+    ClientStreams running(coordinator.address(), streams);
+    running.Join();
+    return running.results();
+  };
+  const std::vector<ClientStream> expected = run();
+  for (const ClientStream& stream : expected) EXPECT_TRUE(stream.status.ok()) << stream.status.ToString();
+  groups[0]->Kill();
+  ASSERT_TRUE(wait_groups(1));
+  ExpectEqual(run(), expected);
+  groups[0] = serve(first.substr(first.rfind(':') + 1));
+  ASSERT_EQ(groups[0]->address(), first) << groups[0]->err();
+  EXPECT_TRUE(wait_groups(2)) << coordinator.err();
+  ExpectEqual(run(), expected);
+}
+
+// Many kills at random moments, and a stop now and then. Of groups under a launcher, one of two ranks is killed.
+void KillMany(const std::string& dtype, int kills, const std::vector<std::string>& launcher = {}) {
   const char* given = std::getenv("QUIRE_TEST_SEED");
   const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
   SCOPED_TRACE("QUIRE_TEST_SEED=" + std::to_string(seed));
   std::mt19937_64 random(seed);
-  Cluster cluster(2, "retriever-2m", GroupFlags(dtype));
+  Cluster cluster(2, "retriever-2m", GroupFlags(dtype), launcher);
   const std::vector<ClientStream> streams = MixedStreams(kPolicies, 4, 150, 1200);
   const std::vector<ClientStream> expected = RunUndisturbed(cluster, streams);
   int killed = 0, stopped = 0, rounds = 0;
@@ -131,7 +188,13 @@ void KillMany(const std::string& dtype, int kills) {
     ClientStreams disturbed(cluster.address(), streams);
     while (killed < kills && disturbed.WaitTokens(disturbed.tokens() + 20 + static_cast<int64_t>(random() % 1200))) {
       const int victim = static_cast<int>(random() % 2);
-      if (random() % 8 == 0) {
+      if (!launcher.empty()) {
+        const pid_t rank = cluster.group(victim).ProcessOfRank(static_cast<int>(random() % 2));
+        ASSERT_TRUE(rank > 0 && kill(rank, SIGKILL) == 0);
+        ASSERT_GT(cluster.group(victim).Wait(20), 0) << "the group outlives its rank";
+        cluster.StartGroup(victim);
+        ++killed;
+      } else if (random() % 8 == 0) {
         cluster.group(victim).Signal(SIGSTOP);
         ASSERT_TRUE(cluster.WaitGroups(1));
         cluster.group(victim).Signal(SIGCONT);
@@ -158,6 +221,10 @@ void KillMany(const std::string& dtype, int kills) {
 
 TEST(SlowFailover, ThirtyKillsInFloat32ChangeNoStream) { KillMany("float32", 30); }
 TEST(SlowFailover, ThirtyKillsInBfloat16ChangeNoStream) { KillMany("bfloat16", 30); }
+#ifdef QUIRE_MPIRUN
+TEST(SlowFailover, TenKilledRanksOfTwoInFloat32ChangeNoStream) { KillMany("float32", 10, kTwoRanks); }
+TEST(SlowFailover, TenKilledRanksOfTwoInBfloat16ChangeNoStream) { KillMany("bfloat16", 10, kTwoRanks); }
+#endif
 
 }  // namespace
 }  // namespace quire
