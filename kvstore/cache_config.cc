@@ -17,6 +17,17 @@ const CacheGroupConfig& GroupOf(const CacheConfig& config, int cache_group) {
   return config.groups[static_cast<size_t>(cache_group)];
 }
 
+// A group without KV heads keeps its books as the others do: kv_heads and the strides over heads are 0.
+Result<PageFormat> MakeFormat(const CacheConfig& config, const CacheGroupConfig& group) {
+  const int heads = group.kv_heads == 0 ? 1 : group.kv_heads;
+  ASSIGN_OR_RETURN(PageFormat format,
+                   PageFormat::Create(group.dtype, config.page_size, heads, group.k_dim, group.v_dim));
+  if (group.kv_heads > 0) return format;
+  format.kv_heads = 0;
+  format.k_page_stride = format.v_page_stride = format.meta_group_stride = format.over_group_stride = 0;
+  return format;
+}
+
 // Capacities when every group without a window has `pages` pages; monotone in `pages`.
 std::vector<GroupCapacity> CapacityAt(const CacheConfig& config, int64_t pages, int max_sequences, int max_append) {
   std::vector<GroupCapacity> capacity(config.groups.size());
@@ -53,17 +64,13 @@ Status ValidateCacheConfig(const CacheConfig& config) {
       return InvalidArgument("a cache of " + std::string(DTypeName(group.dtype)) +
                              " is not supported; use float32, bfloat16 or float16");
     }
-    const Result<PageFormat> format =
-        PageFormat::Create(group.dtype, config.page_size, group.kv_heads, group.k_dim, group.v_dim);
-    if (!format.ok()) return format.status();
+    RETURN_IF_ERROR(MakeFormat(config, group).status());
   }
   return OkStatus();
 }
 
 PageFormat FormatOf(const CacheConfig& config, int cache_group) {
-  const CacheGroupConfig& group = GroupOf(config, cache_group);
-  Result<PageFormat> format =
-      PageFormat::Create(group.dtype, config.page_size, group.kv_heads, group.k_dim, group.v_dim);
+  const Result<PageFormat> format = MakeFormat(config, GroupOf(config, cache_group));
   CHECK(format.ok());
   return *format;
 }
@@ -133,7 +140,7 @@ Result<std::vector<GroupCapacity>> PlanCapacity(const CacheConfig& config, int64
     page_bytes = std::min(page_bytes, PageBytes(config, static_cast<int>(g)));
   }
   // Bisection: `low` fits, `high` doesn't (or is a number of pages that ids can't name).
-  int64_t low = 1, high = std::min<int64_t>(bytes / page_bytes + 1, INT32_MAX);
+  int64_t low = 1, high = page_bytes > 0 ? std::min<int64_t>(bytes / page_bytes + 1, INT32_MAX) : INT32_MAX;
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
     (CacheBytes(config, CapacityAt(config, middle, max_sequences, max_append)) <= bytes ? low : high) = middle;

@@ -15,7 +15,7 @@ namespace quire {
 // Gemma.
 struct CacheGroupConfig {
   std::vector<int> layers;  // indices in the model, ascending; each layer is in one cache group only
-  int kv_heads = 1;         // local to this rank
+  int kv_heads = 1;         // local to this rank; 0 where it holds no heads: its pages are ids alone, of no bytes
   int k_dim = 64;
   int v_dim = 64;
   int window = 0;  // > 0: a query sees its own and the window − 1 earlier tokens; pages that fell out are freed
@@ -30,7 +30,7 @@ struct CacheConfig {
 };
 
 // INVALID_ARGUMENT for no groups, a group without layers, a layer twice, a negative window, a dtype that is not a
-// floating one, or sizes that PageFormat refuses.
+// floating one, or sizes that PageFormat refuses (but 0 KV heads).
 Status ValidateCacheConfig(const CacheConfig& config);
 
 // The format of one cache group of a valid config.
@@ -56,7 +56,8 @@ int64_t CacheBytes(const CacheConfig& config, const std::vector<GroupCapacity>& 
 
 // The most pages that fit in `bytes`, shared out so that `max_sequences` sequences reach the same length in every cache
 // group: a windowed group gets no more than max_sequences windows (each with max_append tokens on top), the rest grows
-// alike. RESOURCE_EXHAUSTED, with the bytes it would take, when not even one page a group fits.
+// alike. RESOURCE_EXHAUSTED, with the bytes it would take, when not even one page a group fits. Of pages without bytes
+// there are as many as ids can name.
 Result<std::vector<GroupCapacity>> PlanCapacity(const CacheConfig& config, int64_t bytes, int max_sequences,
                                                 int max_append);
 

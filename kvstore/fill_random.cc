@@ -190,6 +190,7 @@ Status PageStorage::FillRandom(const Context& ctx, int cache_group, std::span<co
     CHECK_GE(id, -1);
     CHECK_LT(id, memory.capacity.metadata_groups);
   }
+  if (memory.format.kv_heads == 0) return OkStatus();
   Status status;
   const std::vector<float> quantiles = NormalQuantiles();
   VisitFloatDType(memory.format.dtype, [&]<typename T>(T) {

@@ -116,6 +116,7 @@ void PageStorage::Execute(const Context& ctx, const CacheOps& ops) {
       if (g == 0) CheckOp(ops, op);
       if (op.cache_group == static_cast<int>(g)) page_ops_.push_back(OpOf(op));
     }
+    if (groups_[g].format.kv_heads == 0) continue;  // ids without memory
     if (!page_ops_.empty()) RunPageOps(ctx, LayersOf(g), page_ops_, ops.pages);
   }
 }

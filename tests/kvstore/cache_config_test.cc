@@ -100,6 +100,29 @@ TEST(PlanCapacity, TooLittleMemoryIsAStatusWithNumbers) {
   EXPECT_EQ(PlanCapacity(SmolLm(), 1 << 30, 0, 512).status().code(), StatusCode::kInvalidArgument);
 }
 
+// A rank without heads must never be the one with the least room.
+TEST(PlanCapacity, WithoutKvHeadsPagesTakeNothingAndIdsAreTheOnlyLimit) {
+  CacheConfig config = Mixed(16, 64);
+  for (CacheGroupConfig& group : config.groups) group.kv_heads = 0;
+  ASSERT_TRUE(ValidateCacheConfig(config).ok());
+  for (int g = 0; g < 2; ++g) {
+    EXPECT_EQ(PageBytes(config, g), 0);
+    EXPECT_EQ(MetadataGroupBytes(config, g), 0);
+  }
+  for (const int64_t bytes : {int64_t{0}, int64_t{1} << 40}) {
+    const Result<std::vector<GroupCapacity>> plan = PlanCapacity(config, bytes, 4, 32);
+    ASSERT_TRUE(plan.ok()) << plan.status().ToString();
+    const std::vector<GroupCapacity> others = *PlanCapacity(Mixed(16, 64), int64_t{1} << 40, 4, 32);
+    for (size_t g = 0; g < 2; ++g) {
+      EXPECT_GE((*plan)[g].pages, others[g].pages);
+      EXPECT_GE((*plan)[g].metadata_groups, others[g].metadata_groups);
+    }
+    EXPECT_EQ(CacheBytes(config, *plan), 0);
+  }
+  config.groups[0].kv_heads = -1;
+  EXPECT_FALSE(ValidateCacheConfig(config).ok());
+}
+
 TEST(CapacityFor, HoldsExactlyTheSequencesAskedFor) {
   EXPECT_EQ(CapacityFor(Mixed(16, 32), 1000, 3, 8),
             (std::vector<GroupCapacity>{{.pages = 3 * 63, .metadata_groups = 3 * 4},

@@ -158,6 +158,37 @@ CacheConfig FillConfig(int page_size, DType dtype) {
   return config;
 }
 
+// The ops of a rank without heads: ids are checked, and nothing is there to be written.
+TEST(PageStorage, WithoutKvHeadsOpsAreObeyedAndTakeNoMemory) {
+  CacheConfig config = FillConfig(4, DType::kBF16);
+  config.groups[0].kv_heads = 0;
+  PageStorage storage = PageStorage::Create(config, {{INT32_MAX, 1 << 20}}).value();
+  ThreadPool pool(2);
+  Context ctx;
+  ctx.pool = &pool;
+  using Kind = CacheOp::Kind;
+  CacheOps ops;
+  ops.pages = {3, 5};
+  for (const Kind kind :
+       {Kind::kZeroPage, Kind::kCopyPage, Kind::kResetGroup, Kind::kCopyGroup, Kind::kRecomputeMetadata}) {
+    CacheOp op;
+    op.kind = kind;
+    op.from = 3;
+    op.to = 5;
+    op.columns = 2;
+    op.slots = 1;
+    ops.ops.push_back(op);
+  }
+  storage.Execute(ctx, ops);
+  EXPECT_TRUE(storage.FillRandom(ctx, 0, std::vector<int32_t>{3, 5}, std::vector<int32_t>{7}, 8, 1).ok());
+  EXPECT_EQ(storage.kv_bytes(), 0);
+  EXPECT_EQ(storage.metadata_bytes(), 0);
+  EXPECT_EQ(storage.format(0).kv_heads, 0);
+  EXPECT_EQ(storage.Layer(4).k, nullptr);
+  ops.ops[0].to = -1;
+  EXPECT_DEATH(storage.Execute(ctx, ops), "CHECK");
+}
+
 TEST(FillRandom, IsStandardNormalAndDiffersBetweenLayersAndSeeds) {
   const int64_t length = 5000;
   const CacheConfig config = FillConfig(16, DType::kF32);
