@@ -29,9 +29,9 @@ Status CheckNumbers(const ModelNumbers& n, int tp, int rank) {
     return InvalidArgument("ffn " + std::to_string(n.ffn) + ", vocabulary " + std::to_string(n.vocab) +
                            " and weight block " + std::to_string(n.block) + " must all be at least 1");
   }
-  if (tp < 1 || tp > n.q_heads) {
+  if (tp < 1 || tp > kMostRanks) {
     return InvalidArgument("tensor parallel size " + std::to_string(tp) + " is outside [1, " +
-                           std::to_string(n.q_heads) + "], the number of query heads; use fewer ranks");
+                           std::to_string(kMostRanks) + "]; use another number of ranks");
   }
   if (rank < 0 || rank >= tp) {
     return InvalidArgument("rank " + std::to_string(rank) + " is outside [0, " + std::to_string(tp) + ")");
@@ -50,11 +50,16 @@ Result<ShardPlan> ShardPlan::Create(const ModelNumbers& numbers, int tp, int ran
   if (tp <= numbers.kv_heads) {
     plan.kv_heads = Deal(numbers.kv_heads, tp, rank);
     plan.q_heads = {plan.kv_heads.begin * group, plan.kv_heads.end * group};
+  } else if (rank >= numbers.q_heads) {
+    plan.kv_heads = {numbers.kv_heads, numbers.kv_heads};
+    plan.q_heads = {numbers.q_heads, numbers.q_heads};
+    plan.replicas = 0;
   } else {
-    // Ranks are dealt to KV heads, then each head's query group to its ranks. tp ≤ query heads, so that
-    // no head has more ranks than queries and every rank has at least one query head.
-    const int64_t head = PartOf(tp, numbers.kv_heads, rank);
-    const Range ranks = Deal(tp, numbers.kv_heads, head);
+    // Ranks are dealt to KV heads, then each head's query group to its ranks. There are no more of them than query
+    // heads, so that no KV head has more ranks than queries and each of them has at least one query head.
+    const int holders = std::min(tp, numbers.q_heads);
+    const int64_t head = PartOf(holders, numbers.kv_heads, rank);
+    const Range ranks = Deal(holders, numbers.kv_heads, head);
     plan.replicas = static_cast<int>(ranks.size());
     plan.replica_index = static_cast<int>(rank - ranks.begin);
     plan.kv_heads = {head, head + 1};

@@ -76,7 +76,7 @@ size_t WeightBytesOf(const ModelConfig& config, const ShardPlan& shard, DType dt
   const int64_t matrices = (q + 2 * kv) * hidden + hidden * q + 3 * ffn * hidden;
   int64_t vectors = (config.post_norms ? 4 : 2) * hidden;
   if (config.qkv_bias) vectors += q + 2 * kv;
-  if (config.qk_norm) vectors += 2 * config.head_dim;
+  if (config.qk_norm && shard.has_heads()) vectors += 2 * config.head_dim;
   if (config.out_bias && first) vectors += hidden;
   if (config.mlp_bias) vectors += 2 * ffn + (first ? hidden : 0);
   // The head is multiplied with; an embedding of its own is only looked up, and so not packed.
@@ -112,6 +112,7 @@ int DecodeRows(const Context& ctx, const EnginePlan& plan) {
 
 // Workspaces of attention and selection when every slot decodes at the length that the cache has room for.
 size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig& config) {
+  if (!plan.shard.has_heads()) return 0;
   const ExecutorOptions& executor = plan.executor;
   const int rows = DecodeRows(ctx, plan);
   const int64_t max_length = executor.limits.max_length;
@@ -435,7 +436,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
       wanted += static_cast<double>(MaxLivePages(executor.cache, g, most_cached, o.max_num_batched_tokens)) *
                 o.max_num_seqs * static_cast<double>(PageBytes(executor.cache, g));
     }
-    if (wanted <= static_cast<double>(most)) {
+    if (wanted > 0 && wanted <= static_cast<double>(most)) {
       executor.capacity = CapacityFor(executor.cache, most_cached, o.max_num_seqs, o.max_num_batched_tokens);
     } else {
       ASSIGN_OR_RETURN(executor.capacity, PlanCapacity(executor.cache, most, o.max_num_seqs, o.max_num_batched_tokens));
@@ -443,8 +444,8 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
     // The workspaces that go with a cache's lengths must find room too, where the cache's share is everything.
     CountCache(ctx, config, &plan);
     const int64_t over = static_cast<int64_t>(plan.memory.total()) - static_cast<int64_t>(available);
-    if (share == 1.0 && over > 0) {
-      const auto cache = static_cast<int64_t>(plan.memory.kv_cache + plan.memory.kv_metadata);
+    const auto cache = static_cast<int64_t>(plan.memory.kv_cache + plan.memory.kv_metadata);
+    if (share == 1.0 && over > 0 && cache > 0) {
       ASSIGN_OR_RETURN(executor.capacity,
                        PlanCapacity(executor.cache, cache - over, o.max_num_seqs, o.max_num_batched_tokens));
     }

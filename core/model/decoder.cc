@@ -90,8 +90,8 @@ void CheckShapes(const ModelConfig& config, const ShardPlan& plan, const ModelWe
   CHECK_EQ(weights.head_or_embedding().rows(), plan.vocab.size());
   for (const LayerWeights& w : weights.layers) {
     CHECK_EQ(w.qkv.rows(), q + 2 * kv);
-    CHECK_EQ(w.qkv.cols(), config.hidden);
-    CHECK_EQ(w.out.rows(), config.hidden);
+    CHECK_EQ(w.qkv.cols(), plan.has_heads() ? config.hidden : 0);
+    CHECK_EQ(w.out.rows(), plan.has_heads() ? config.hidden : 0);
     CHECK_EQ(w.out.cols(), q);
     CHECK_EQ(w.gate_up.rows(), 2 * plan.ffn.size());
     CHECK_EQ(w.down.cols(), plan.ffn.size());
@@ -173,11 +173,18 @@ struct Decoder::Impl {
   void Logits(float* logits);
   // partial = sum over ranks of partial.
   Status SumPartial();
+  // The same where this rank has no part of the product. It isn't rank 0 then, which adds the biases.
+  Status SumNothing();
 };
 
 Status Decoder::Impl::SumPartial() {
   if (plan.tp == 1) return OkStatus();
   return comm->AllReduce({scratch.partial, DType::kF32, {live_rows, config.hidden}, ctx.device}, ctx.stream);
+}
+
+Status Decoder::Impl::SumNothing() {
+  RETURN_IF_ERROR(ClearOnDevice(ctx.device, scratch.partial, sizeof(float) * live_rows * config.hidden, ctx.stream));
+  return SumPartial();
 }
 
 Status Decoder::Impl::FillTurns() {
@@ -215,6 +222,7 @@ void Decoder::Impl::ProjectQkv(int layer) {
   } else {
     JoinResidual(weights->layers[layer - 1].post_mlp_norm, w.attn_norm, normed);
   }
+  if (!plan.has_heads()) return;
   const int q_heads = static_cast<int>(plan.q_heads.size()), kv_heads = static_cast<int>(plan.kv_heads.size());
   const int d = config.head_dim;
   const int64_t width = w.qkv.rows();
@@ -260,12 +268,13 @@ void Decoder::Impl::KeepLogitRows() {
     Embed(ctx, from, DType::kF32, 0, rows.rows, inputs.logit_places, live_rows, columns, to);
   };
   take(residual, hidden, scratch.last_residual);
-  take(attended, width, scratch.last_attended);
+  if (width > 0) take(attended, width, scratch.last_attended);
   residual = scratch.last_residual;
   attended = scratch.last_attended;
 }
 
 Status Decoder::Impl::ProjectOut(int layer) {
+  if (!plan.has_heads()) return SumNothing();
   const LayerWeights& w = weights->layers[layer];
   Linear(ctx, attended, w.out.cols(), live_rows, w.out, OrNull(w.out_bias), scratch.partial, config.hidden);
   return SumPartial();
@@ -277,10 +286,7 @@ Status Decoder::Impl::Mlp(int layer) {
   const int64_t ffn = plan.ffn.size();
   const ProductRows normed = RowsFor(w.gate_up, s.normed), mlp = RowsFor(w.down, s.mlp);
   JoinResidual(w.post_attn_norm, w.mlp_norm, normed);
-  if (ffn == 0) {  // more ranks than blocks of columns: this one adds nothing but, on rank 0, the bias
-    RETURN_IF_ERROR(ClearOnDevice(ctx.device, s.partial, sizeof(float) * live_rows * config.hidden, ctx.stream));
-    return SumPartial();
-  }
+  if (ffn == 0) return SumNothing();
   Linear(ctx, normed, config.hidden, live_rows, w.gate_up, OrNull(w.gate_up_bias), s.gate_up, 2 * ffn);
   Advance();
   if (config.activation == Activation::kSilu) {
@@ -295,6 +301,7 @@ Status Decoder::Impl::Mlp(int layer) {
 void Decoder::Impl::Logits(float* logits) {
   Scratch& s = scratch;
   const Weight& head = weights->head_or_embedding();
+  if (head.empty()) return;  // no part of the vocabulary
   const ProductRows normed = RowsFor(head, s.normed);
   JoinResidual(weights->layers.back().post_mlp_norm, weights->final_norm, normed);
   Linear(ctx, normed, config.hidden, live_rows, head, nullptr, logits, head.rows());

@@ -23,7 +23,7 @@ namespace quire {
 // global layers has two. Order: by first layer.
 struct CacheKind {
   std::vector<int> layers;
-  int kv_heads = 0;  // local to this rank
+  int kv_heads = 0;  // local to this rank; 0 on one without heads, whose cache is never looked at
   int k_dim = 0, v_dim = 0;
   int window = 0;
 };

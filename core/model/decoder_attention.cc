@@ -6,7 +6,6 @@
 #include "core/base/check.h"
 #include "core/base/clock.h"
 #include "core/base/device_memory.h"
-#include "core/model/weight_slices.h"
 #include "kernels/attention_decode.h"
 #include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_mass.h"
@@ -38,8 +37,31 @@ const AttentionPolicy* Remembering(const LayerAttention& step, const AttentionPo
 // Whether the policy weighs slots; in all layers then.
 bool RemembersSlots(const AttentionPolicy* policy) { return policy != nullptr && policy->Declare().slot_map; }
 
+// Whether the chunk's policy is shown rows of it.
+bool RemembersPrompt(const LayerAttention& step, const ForwardChunk& chunk) {
+  return Remembering(step, chunk.policy) != nullptr || RemembersSlots(chunk.policy);
+}
+
 // K and V of a page and KV head.
 int64_t BlockBytes(const PageFormat& f) { return (f.k_head_stride + f.v_head_stride) * ElementSize(f.dtype); }
+
+// f(begin, count, mass_pages) → Status, until one isn't OK, of lots of a prompt's chunk: rows that its policy asks for,
+// of [count][kv_heads][mass_pages] floats as many as are shown at once. Bits of a row don't depend on its lot. Ranks
+// that share KV heads have one each, and the same lots; one without heads (kv_heads 0) has theirs.
+Status ForEachLot(Device device, int kv_heads, const PrefillChunk& chunk, const PageDataNeeds& needs, int page_size,
+                  const auto& f) {
+  const int unit = needs.slot_map ? 1 : page_size;  // tokens that a number of mass is of
+  const auto numbers = [&](int rows) { return (int64_t{chunk.start_pos} + rows + unit - 1) / unit; };
+  const int64_t row_floats = std::max(1, kv_heads) * numbers(chunk.rows);
+  const int64_t most = std::max<int64_t>(1, PromptMassFloats(device) / row_floats);
+  const int wanted = needs.history_rows;
+  for (int begin = wanted > 0 ? std::max(0, chunk.rows - wanted) : 0; begin < chunk.rows;) {
+    const int count = static_cast<int>(std::min<int64_t>(most, chunk.rows - begin));
+    RETURN_IF_ERROR(f(begin, count, numbers(begin + count)));
+    begin += count;
+  }
+  return OkStatus();
+}
 
 // Of the run's rows.
 int32_t Longest(const DecoderRows& rows, const auto& run) { return rows.Longest(run.begin, run.end); }
@@ -58,21 +80,14 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
   runner.scale_ = config.attention_scale();
   runner.softcap_ = config.attention_softcap;
   runner.max_length_ = max_length;
-  runner.comm_ = comm;
-  runner.rank_ = plan.rank;
-  runner.counts_pages_ = plan.replica_index == 0;
-  if (plan.tp > config.kv_heads) {
-    for (int rank = 0; rank < plan.tp; ++rank) {
-      ASSIGN_OR_RETURN(ShardPlan other, ShardPlan::Create(NumbersOf(config), plan.tp, rank));
-      runner.replicated_.push_back(other);
-    }
-  }
+  runner.counts_pages_ = plan.has_heads() && plan.replica_index == 0;
+  ASSIGN_OR_RETURN(runner.replicas_, DecoderReplicas::Create(ctx, config, plan, comm));
   return runner;
 }
 
 size_t AttentionRunner::scratch_bytes() const {
-  return workspace_.size() + selection_memory_.size() + counts_memory_.size() + group_send_.size() + group_all_.size() +
-         group_q_.size() + turned_.size() + mass_.size() + lse_.size() + masks_.size() + correction_.size();
+  return workspace_.size() + selection_memory_.size() + counts_memory_.size() + replicas_.scratch_bytes() +
+         turned_.size() + mass_.size() + lse_.size() + masks_.size() + correction_.size();
 }
 
 Status AttentionRunner::BeginStep(const DecoderRows& rows) {
@@ -90,6 +105,7 @@ Status AttentionRunner::BeginStep(const DecoderRows& rows) {
 
 Status AttentionRunner::Run(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
                             AttentionStats& stats) {
+  if (q_heads_ == 0) return RunWithoutHeads(step, rows);
   Append(step, rows, inputs);
   for (int begin = 0; begin < rows.decode_rows;) {
     const DecodeRun run = NextRun(step, rows, begin);
@@ -97,6 +113,31 @@ Status AttentionRunner::Run(const LayerAttention& step, const DecoderRows& rows,
     begin = run.end;
   }
   return RunPrefill(step, rows, inputs);
+}
+
+Status AttentionRunner::RunWithoutHeads(const LayerAttention& step, const DecoderRows& rows) {
+  const int page_size = step.table.format.page_size;
+  for (int begin = 0; begin < rows.decode_rows;) {
+    const DecodeRun run = NextRun(step, rows, begin);
+    SelectParams params;
+    params.rows = run.end - run.begin;
+    const bool selects = run.policy != nullptr && !run.overwrites;
+    if (selects && run.policy->Declare().queries) RETURN_IF_ERROR(replicas_.GatherQueries(&params));
+    const int64_t longest = Longest(rows, run);
+    if (run.by_slot) {
+      RETURN_IF_ERROR(replicas_.SumMass(nullptr, params.rows * longest));
+    } else if (run.remembers != nullptr) {
+      RETURN_IF_ERROR(replicas_.SumMass(nullptr, params.rows * ((longest + page_size - 1) / page_size)));
+    }
+    begin = run.end;
+  }
+  for (size_t i = 0; i < rows.prefill.size(); ++i) {
+    if (!RemembersPrompt(step, *rows.prefill_source[i])) continue;
+    const PageDataNeeds needs = rows.prefill_source[i]->policy->Declare();
+    const auto sum = [&](int, int count, int64_t mass_pages) { return replicas_.SumMass(nullptr, count * mass_pages); };
+    RETURN_IF_ERROR(ForEachLot(ctx_.device, kv_heads_, rows.prefill[i], needs, page_size, sum));
+  }
+  return OkStatus();
 }
 
 void AttentionRunner::Append(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs) {
@@ -355,7 +396,7 @@ Status AttentionRunner::RememberDecode(const LayerAttention& step, const Decoder
   params.row_pos = inputs.pos + run.begin;
   params.selection = run.policy != nullptr ? &selection_ : nullptr;
   params.history = inputs.History(step.layer) + run.begin;
-  RETURN_IF_ERROR(SumReplicas(int64_t{params.rows} * kv_heads_ * mass_pages));
+  RETURN_IF_ERROR(replicas_.SumMass(mass_.As<float>(), params.rows * mass_pages));
   run.remembers->RememberRows(ctx_, params);
   return OkStatus();
 }
@@ -391,26 +432,12 @@ Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderR
     params.mass = mass_.As<float>() + i * row_floats;
     RETURN_IF_ERROR(Mass(params));
   }
-  RETURN_IF_ERROR(SumReplicas(count * row_floats));
+  RETURN_IF_ERROR(replicas_.SumMass(mass_.As<float>(), count * params.mass_pages));
   ctx_.pool->ParallelFor(int64_t{count} * kv_heads_, [&](int64_t list, int) {
     const int row = run.begin + static_cast<int>(list / kv_heads_), head = static_cast<int>(list % kv_heads_);
     rows.policy[row]->RememberSlots(mass_.As<float>() + list * params.mass_pages, rows.len[row], head,
                                     &rows.slots[row][step.layer]);
   });
-  return OkStatus();
-}
-
-Status AttentionRunner::SumReplicas(int64_t floats) {
-  if (replicated_.empty()) return OkStatus();
-  const int ranks = static_cast<int>(replicated_.size());
-  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * floats * ranks, ctx_.device));
-  RETURN_IF_ERROR(comm_->AllGather({mass_.As<void>(), DType::kF32, {floats}, ctx_.device},
-                                   {group_all_.As<void>(), DType::kF32, {floats * ranks}, ctx_.device}, ctx_.stream));
-  const ShardPlan& mine = replicated_[rank_];
-  const float* first = group_all_.As<float>() + floats * (rank_ - mine.replica_index);
-  float* sum = mass_.As<float>();
-  RETURN_IF_ERROR(CopyOnDevice(ctx_.device, sum, first, sizeof(float) * floats, ctx_.stream));
-  for (int r = 1; r < mine.replicas; ++r) Add(ctx_, first + r * floats, 1, floats, sum);
   return OkStatus();
 }
 
@@ -429,7 +456,7 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   params.table = step.table;
   params.scale = scale_;
   if (HasHistory(step, run.policy)) params.history = inputs.History(step.layer) + run.begin;
-  if (!replicated_.empty() && run.policy->Declare().queries) RETURN_IF_ERROR(GatherGroup(run, params));
+  if (run.policy->Declare().queries) RETURN_IF_ERROR(replicas_.GatherQueries(&params));
 
   const int64_t length = std::max<int64_t>(max_length_, params.longest);
   const int max_pages = run.policy->MaxPages(length, step.table.format.page_size);
@@ -459,52 +486,8 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   return OkStatus();
 }
 
-Status AttentionRunner::GatherGroup(const DecodeRun& run, SelectParams& params) {
-  const int64_t rows = run.end - run.begin;
-  const auto width_of = [&](int rank) { return replicated_[rank].q_heads.size() * head_dim_; };
-  int64_t total = 0;
-  counts_.clear();
-  for (int rank = 0; rank < static_cast<int>(replicated_.size()); ++rank) {
-    counts_.push_back(rows * width_of(rank));
-    total += counts_.back();
-  }
-  const int64_t width = width_of(rank_);
-  RETURN_IF_ERROR(group_send_.Reserve(sizeof(float) * rows * width, ctx_.device));
-  RETURN_IF_ERROR(group_all_.Reserve(sizeof(float) * total, ctx_.device));
-  // Rows of `columns` floats, as they lie in both.
-  const auto copy = [&](float* to, int64_t to_stride, const float* from, int64_t from_stride, int64_t columns) {
-    return CopyRowsOnDevice(ctx_.device, to, sizeof(float) * to_stride, from, sizeof(float) * from_stride,
-                            sizeof(float) * columns, rows, ctx_.stream);
-  };
-  RETURN_IF_ERROR(copy(group_send_.As<float>(), width, params.q, params.q_stride, width));
-  RETURN_IF_ERROR(comm_->AllGatherV({group_send_.As<void>(), DType::kF32, {rows * width}, ctx_.device},
-                                    {group_all_.As<void>(), DType::kF32, {total}, ctx_.device}, counts_, ctx_.stream));
-  // The replicas of this rank's KV head are neighbours; their heads put side by side are the group.
-  const ShardPlan& mine = replicated_[rank_];
-  const int first = rank_ - mine.replica_index;
-  int64_t group_width = 0;
-  for (int r = first; r < first + mine.replicas; ++r) group_width += width_of(r);
-  RETURN_IF_ERROR(group_q_.Reserve(sizeof(float) * rows * group_width, ctx_.device));
-  int64_t from = 0, column = 0;
-  for (int r = 0; r < first; ++r) from += counts_[r];
-  for (int r = first; r < first + mine.replicas; ++r) {
-    RETURN_IF_ERROR(copy(group_q_.As<float>() + column, group_width, group_all_.As<float>() + from, width_of(r), width_of(r)));
-    from += counts_[r];
-    column += width_of(r);
-  }
-  params.q = group_q_.As<float>();
-  params.q_stride = group_width;
-  params.q_heads = static_cast<int>(group_width / head_dim_);
-  for (int r = first; r < rank_; ++r) params.first_head += static_cast<int>(replicated_[r].q_heads.size());
-  params.heads = q_heads_;
-  return OkStatus();
-}
-
 Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs) {
-  const auto remembers = [&](size_t i) {
-    const AttentionPolicy* policy = rows.prefill_source[i]->policy;
-    return Remembering(step, policy) != nullptr || RemembersSlots(policy);
-  };
+  const auto remembers = [&](size_t i) { return RemembersPrompt(step, *rows.prefill_source[i]); };
   bool any_remembers = false;
   for (size_t i = 0; i < rows.prefill.size(); ++i) any_remembers |= remembers(i);
   // What is remembered is remembered of all rows.
@@ -541,46 +524,38 @@ Status AttentionRunner::RememberPrompt(const LayerAttention& step, const Decoder
   const PrefillChunk& chunk = rows.prefill[index];
   const ForwardChunk& source = *rows.prefill_source[index];
   const PageDataNeeds needs = source.policy->Declare();
-  const int unit = needs.slot_map ? 1 : step.table.format.page_size;  // tokens that a number of mass is of
-  const int wanted = needs.history_rows;
   PrefillMassParams params = MassParams(step);
   params.by_token = needs.slot_map;
   RememberParams remember;
   remember.kv_heads = kv_heads_;
-  remember.page_size = unit;
+  remember.page_size = step.table.format.page_size;
   remember.one_sequence = true;
   if (!needs.slot_map) remember.history = inputs.History(step.layer) + rows.decode_rows + index;
-  const int first = wanted > 0 ? std::max(0, chunk.rows - wanted) : 0;
-  for (int begin = first; begin < chunk.rows;) {
-    // Bits of a row don't depend on how many are done at once.
-    const int64_t row_floats = kv_heads_ * ((int64_t{chunk.start_pos} + chunk.rows + unit - 1) / unit);
-    const int64_t most = std::max<int64_t>(1, PromptMassFloats(ctx_.device) / row_floats);
-    const int count = static_cast<int>(std::min<int64_t>(most, chunk.rows - begin));
+  const auto show = [&](int begin, int count, int64_t mass_pages) -> Status {
     params.chunk = {chunk.seq, chunk.first_row + begin, count, chunk.start_pos + begin};
-    params.mass_pages = (int64_t{chunk.start_pos} + begin + count + unit - 1) / unit;
-    const int64_t floats = int64_t{count} * kv_heads_ * params.mass_pages;
-    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * floats, ctx_.device));
+    params.mass_pages = mass_pages;
+    RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * count * kv_heads_ * mass_pages, ctx_.device));
     params.mass = mass_.As<float>();
     RETURN_IF_ERROR(Mass(params));
-    RETURN_IF_ERROR(SumReplicas(floats));
-    if (needs.slot_map) {
-      ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
-        for (int row = 0; row < count; ++row) {
-          source.policy->RememberSlots(params.mass + (int64_t{row} * kv_heads_ + head) * params.mass_pages,
-                                       int64_t{params.chunk.start_pos} + row + 1, static_cast<int>(head),
-                                       &source.slots[step.layer]);
-        }
-      });
-    } else {
+    RETURN_IF_ERROR(replicas_.SumMass(params.mass, count * mass_pages));
+    if (!needs.slot_map) {
       remember.mass = params.mass;
-      remember.mass_pages = params.mass_pages;
+      remember.mass_pages = mass_pages;
       remember.rows = count;
       remember.row_pos = inputs.pos + params.chunk.first_row;
       source.policy->RememberRows(ctx_, remember);
+      return OkStatus();
     }
-    begin += count;
-  }
-  return OkStatus();
+    ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
+      for (int row = 0; row < count; ++row) {
+        source.policy->RememberSlots(params.mass + (int64_t{row} * kv_heads_ + head) * mass_pages,
+                                     int64_t{params.chunk.start_pos} + row + 1, static_cast<int>(head),
+                                     &source.slots[step.layer]);
+      }
+    });
+    return OkStatus();
+  };
+  return ForEachLot(ctx_.device, kv_heads_, chunk, needs, step.table.format.page_size, show);
 }
 
 }  // namespace quire

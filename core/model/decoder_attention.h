@@ -1,6 +1,7 @@
 // The attention of one layer of a step: appends the new K and V, lets each decode row's policy select, runs the decode
 // and prefill kernels over runs of rows that share policy and density, and shows policies that remember the attention
-// that rows have paid. Holds the kernels' workspaces.
+// that rows have paid. Holds the kernels' workspaces. On a rank without heads it does none of this, but is there where
+// the others gather.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +9,7 @@
 
 #include "core/model/decoder.h"
 #include "core/model/decoder_inputs.h"
+#include "core/model/decoder_replicas.h"
 #include "core/model/decoder_rows.h"
 #include "core/model/decoder_scratch.h"
 #include "kernels/attention_decode.h"
@@ -93,12 +95,10 @@ class AttentionRunner {
   Status Mass(const PrefillMassParams& params);
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known. chunk: of the prefill chunks.
   Status RememberPrompt(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, size_t chunk);
-  // mass_ becomes the sum over the ranks that hold the KV head.
-  Status SumReplicas(int64_t floats);
   // Fills selection_ for the run's rows.
   Status Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run);
-  // Where KV heads are replicated: the query group's rows of all replicas, so that each scores the whole group.
-  Status GatherGroup(const DecodeRun& run, SelectParams& params);
+  // On a rank without heads: nothing but its part in the gathers of those that share KV heads, in their order.
+  Status RunWithoutHeads(const LayerAttention& step, const DecoderRows& rows);
 
   Context ctx_;
   int layers_ = 0;
@@ -106,12 +106,9 @@ class AttentionRunner {
   int64_t qkv_width_ = 0;
   float scale_ = 1.0f, softcap_ = 0.0f;  // softcap_ 0: none
   int64_t max_length_ = 0;
-  Communicator* comm_ = nullptr;
   SelectionObserver* observer_ = nullptr;
-  std::vector<ShardPlan> replicated_;  // all ranks' plans when any KV head has replicas, else empty
-  int rank_ = 0;
+  DecoderReplicas replicas_;
   bool counts_pages_ = true;  // the first replica of a KV head does, so that sums over ranks have each head once
-  std::vector<int64_t> counts_;
   SelectionView selection_;
   // The lengths of the step's lists, run by run: [rows][kv_heads] each.
   struct CountedRun {
@@ -123,7 +120,7 @@ class AttentionRunner {
   size_t counts_used_ = 0, counts_seen_ = 0;  // by Select, by Count
   GrowBuffer counts_memory_;
   HostBuffer counts_on_host_;
-  GrowBuffer workspace_, selection_memory_, group_send_, group_all_, group_q_;
+  GrowBuffer workspace_, selection_memory_;
   GrowBuffer masks_;                    // of selection_, [rows][kv_heads][max_pages][words]
   GrowBuffer correction_;               // of selection_: alpha [rows][q_heads], v_mean [rows][kv_heads][head_dim]
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks

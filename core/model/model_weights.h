@@ -15,6 +15,7 @@
 
 namespace quire {
 
+// What a rank has no part of (its plan's range is empty) is empty.
 struct LayerWeights {
   Tensor attn_norm;            // [hidden] F32
   Weight qkv;                  // [(q_heads + 2 * kv_heads) * head_dim][hidden]; local heads

@@ -69,7 +69,7 @@ bool Holds(const ModelConfig& config, const ShardPlan& plan, Param param) {
     case Param::kVBias: return config.qkv_bias;
     case Param::kOBias: return config.out_bias && plan.rank == 0;
     case Param::kQNorm:
-    case Param::kKNorm: return config.qk_norm;
+    case Param::kKNorm: return config.qk_norm && plan.has_heads();
     case Param::kPostAttnNorm:
     case Param::kPostMlpNorm: return config.post_norms;
     case Param::kGateBias:

@@ -18,7 +18,8 @@ ModelNumbers NumbersOf(const ModelConfig& config);
 TensorSlice SliceOf(const ModelConfig& config, const ShardPlan& plan, Param param);
 
 // True when the model has the parameter and this rank holds a part of it: a bias that is added to a sum over ranks is
-// rank 0's alone. Embedding and head are one when tied.
+// rank 0's alone, norms of heads are those of ranks with heads. Embedding and head are one when tied. A held
+// slice may still be empty.
 bool Holds(const ModelConfig& config, const ShardPlan& plan, Param param);
 
 // Bytes of the checkpoint that LoadWeights reads for this plan (whole blocks of quantised tensors, where a slice cuts

@@ -35,7 +35,7 @@ Strings With(Strings arguments, const Strings& more) {
 TEST(GroupOfThreads, GenerateWritesWhatOneRankWrites) {
   const Json one = RunQuireJson(kGenerate);
   EXPECT_LT(one["attention"]["pages_read"].get<int>(), one["attention"]["pages_total"].get<int>());
-  for (const char* ranks : {"2", "3", "4"}) {
+  for (const char* ranks : {"2", "3", "4", "9"}) {  // of nine, one has no heads
     const Json many = RunQuireJson(With(kGenerate, {"-tp", ranks}));
     EXPECT_EQ(many["sequences"][0]["token_ids"], one["sequences"][0]["token_ids"]) << ranks;
     EXPECT_EQ(many["sequences"][0]["text"], one["sequences"][0]["text"]) << ranks;
@@ -61,9 +61,18 @@ TEST(GroupOfThreads, InfoShowsShardsAndTheBytesThatEachRankReads) {
   }
   EXPECT_GE(sum, alone["shards"][0]["bytes_read"].get<int64_t>());
   // Without --load it is arithmetic, and the refusal is the plan's.
-  const ProgramResult wide = RunQuire({"info", "--model", DataPath("stories260K"), "-tp", "9"});
+  const ProgramResult wide = RunQuire({"info", "--model", DataPath("stories260K"), "-tp", "4097"});
   EXPECT_EQ(wide.exit_code, 1);
-  EXPECT_NE(wide.err.find("8], the number of query heads"), std::string::npos) << wide.err;
+  EXPECT_NE(wide.err.find("4097 is outside [1, 4096]"), std::string::npos) << wide.err;
+  // More ranks than the 8 query heads on 4 KV heads.
+  const Json ninth =
+      RunQuireJson({"info", "--model", DataPath("stories260K"), "-tp", "9", "--attention", "h2o"})["shards"][8];
+  EXPECT_EQ(ninth["q_heads"], Json::array({8, 8}));
+  EXPECT_EQ(ninth["kv_heads"], Json::array({4, 4}));
+  EXPECT_EQ(ninth["replicas"], 0);
+  EXPECT_GT(ninth["bytes_read"].get<int64_t>(), 0);
+  for (const char* part : {"kv_cache", "kv_metadata", "history"}) EXPECT_EQ(ninth["memory"][part], 0) << part;
+  EXPECT_GT(ninth["memory"]["weights"].get<int64_t>(), 0);
 }
 
 TEST(GroupOfThreads, BenchDecodeShowsWhatRanksCost) {

@@ -1,6 +1,8 @@
 // An engine on several ranks, as threads of the test: rank 0 is the test's own thread.
 #pragma once
 
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -29,6 +31,27 @@ inline EngineOptions GqaOptions(std::vector<AttentionSpec> attention) {
   options.attention = std::move(attention);
   return options;
 }
+
+// A folder with gqa-dummy's config, some numbers replaced.
+class ConfigFolder {
+ public:
+  ConfigFolder(const std::string& name, std::vector<std::pair<std::string, std::string>> changes)
+      : path_(std::filesystem::path(::testing::TempDir()) / name) {
+    std::filesystem::create_directories(path_);
+    std::string config = ReadAll(DataPath("gqa-dummy/config.json"));
+    for (const auto& [from, to] : changes) {
+      const size_t at = config.find(from);
+      EXPECT_NE(at, std::string::npos) << from;
+      config.replace(at, from.size(), to);
+    }
+    std::ofstream(path_ / "config.json") << config;
+  }
+  ~ConfigFolder() { std::filesystem::remove_all(path_); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
 
 // Token ids without a pattern.
 inline std::vector<int32_t> Ids(int count, uint32_t seed, int vocab = kGqaVocab) {

@@ -48,7 +48,7 @@ std::vector<GenerationRequest> Requests(int vocab) {
   edited.logprobs = 1;
   all.push_back(edited);
   GenerationRequest forced = Greedy(Ids(6, 5, vocab), 4);
-  forced.forced = {vocab - 1, 0, vocab / 2, 7};
+  forced.forced = {vocab - 1, 0, vocab / 2, std::min(7, vocab - 1)};
   forced.logprobs = 2;
   all.push_back(forced);
   GenerationRequest wider = Greedy(Ids(90, 6, vocab), 8);
@@ -109,7 +109,8 @@ TEST_F(GroupTest, GivesTheOutputsOfOneRankOnAnyNumberOfRanks) {
   const auto one = RunAll(*alone, requests);
   ASSERT_EQ(one.size(), 7u);
   EXPECT_GT(one[0].last.attention.pages_total, one[0].last.attention.pages_read);  // quest chose
-  for (const int size : {2, 3, 4, 5, 8}) {
+  // Of ten, two have no heads.
+  for (const int size : {2, 3, 4, 5, 8, 10}) {
     SCOPED_TRACE(std::to_string(size) + " ranks");
     TestRanks ranks(size);
     auto engine = MakeEngine(ranks.Options(Gqa()));
@@ -128,7 +129,8 @@ TEST_F(GroupTest, GivesTheOutputsOfOneRankOnAnyNumberOfRanks) {
 
 // What a step sends, by the kind of step.
 TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
-  for (const auto& [size, sparse_gathers] : {std::pair{2, 0}, {4, 2}}) {  // 2 KV heads, 3 layers, the first dense
+  // 2 KV heads, 3 layers, the first dense
+  for (const auto& [size, sparse_gathers] : {std::pair{2, 0}, {4, 2}, {9, 2}}) {
     SCOPED_TRACE(std::to_string(size) + " ranks");
     TestRanks ranks(size);
     auto engine = MakeEngine(ranks.Options(Gqa()));
@@ -200,7 +202,7 @@ TEST_F(GroupTest, RandomCachesHoldTheSameAtAnyNumberOfRanks) {
   };
   auto alone = MakeEngine(Gqa());
   const Output one = run(*alone);
-  for (const int size : {2, 3}) {
+  for (const int size : {2, 3, 9}) {
     TestRanks ranks(size);
     auto engine = MakeEngine(ranks.Options(Gqa()));
     const Output many = run(*engine);
@@ -239,15 +241,20 @@ TEST_F(GroupTest, SequencesAreMovedOutAndBackWhenTheCacheIsSmall) {
   for (uint32_t i = 0; i < 4; ++i) requests.push_back(Greedy(Ids(30, 50 + i), 60));
   const auto one = RunAll(*alone, requests);
   // Room for little more than two sequences: a page is 3 layers × 1 KV head × 4 tokens × 2 × 8 channels × 4 bytes a
-  // rank.
+  // rank, but on the ninth.
   options.kv_cache_bytes = 50 * 3 * 4 * 2 * 8 * 4 * 2;
-  TestRanks ranks(2);
-  auto engine = MakeEngine(ranks.Options(options));
-  ASSERT_NE(engine, nullptr);
-  const auto many = RunAll(*engine, requests);
-  EXPECT_GT(engine->Stats().preemptions, 0);
-  for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(many[i].ids, one[i].ids);
-  EXPECT_EQ(engine->Stats().pages_free, engine->Stats().pages_total);
+  std::vector<int64_t> pages;
+  for (const int size : {2, 9}) {
+    TestRanks ranks(size);
+    auto engine = MakeEngine(ranks.Options(options));
+    ASSERT_NE(engine, nullptr);
+    const auto many = RunAll(*engine, requests);
+    EXPECT_GT(engine->Stats().preemptions, 0);
+    for (size_t i = 0; i < one.size(); ++i) EXPECT_EQ(many[i].ids, one[i].ids);
+    EXPECT_EQ(engine->Stats().pages_free, engine->Stats().pages_total);
+    pages.push_back(engine->Stats().pages_total);
+  }
+  EXPECT_EQ(pages[1], pages[0]);
 }
 
 // The memory of a rank with one KV head holds twice the pages of a rank with two; all take the least.
@@ -274,7 +281,7 @@ TEST_F(GroupTest, EachRankReadsItsSlicesOnly) {
     const int64_t all = whole->Ranks()[0].weight_bytes_read;
     const auto checkpoint = OpenCheckpoint(DataPath(model));
     ASSERT_TRUE(checkpoint.ok());
-    for (const int size : {2, 3}) {
+    for (const int size : {2, 3, 9}) {
       SCOPED_TRACE(std::string(model) + " on " + std::to_string(size) + " ranks");
       TestRanks ranks(size);
       auto engine = MakeEngine(ranks.Options(options));
@@ -288,7 +295,8 @@ TEST_F(GroupTest, EachRankReadsItsSlicesOnly) {
         sum += info.weight_bytes_read;
       }
       EXPECT_GE(sum, all);
-      EXPECT_LT(sum, all * 5 / 4);  // norms, and KV heads that several ranks hold, are read more than once
+      EXPECT_LT(sum,
+                all * (size < 9 ? 5 : 8) / 4);  // norms, and KV heads that several ranks hold, are read more than once
     }
   }
 }
@@ -343,12 +351,81 @@ TEST_F(GroupTest, EnginesMayFollowOneAnotherAndWhatFailsLeavesTheGroupWhole) {
   for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
 }
 
-TEST_F(GroupTest, MoreRanksThanQueryHeadsAreRefusedByAll) {
+TEST_F(GroupTest, ARankWithoutHeadsHoldsItsOtherPartsAndNoCache) {
+  EngineOptions options = Gqa();
+  options.attention.push_back({"h2o", {{"token_budget", "32"}}});
+  options.attention.push_back({"tova", {{"token_budget", "32"}, {"evict", "true"}}});
+  options.kv_cache_bytes = 0;  // enough for all at full length
+  auto alone = MakeEngine(options);
+  ASSERT_NE(alone, nullptr);
   TestRanks ranks(9);
-  const auto engine = Engine::Create(ranks.Options(Gqa()));
-  EXPECT_EQ(engine.status().code(), StatusCode::kInvalidArgument);
-  EXPECT_NE(engine.status().message().find("query heads"), std::string::npos) << engine.status().ToString();
-  for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  EXPECT_EQ(engine->Stats().pages_total, alone->Stats().pages_total);
+  const auto infos = engine->Ranks();
+  for (int rank = 0; rank < 9; ++rank) {
+    const auto predicted = PredictMemory(options, 9, rank);
+    ASSERT_TRUE(predicted.ok()) << predicted.status().ToString();
+    const MemoryBytes& memory = infos[static_cast<size_t>(rank)].memory;
+    EXPECT_EQ(memory.weights, predicted->weights);
+    EXPECT_EQ(memory.kv_cache, predicted->kv_cache);
+    EXPECT_EQ(memory.history, predicted->history);
+    for (const size_t bytes : {memory.kv_cache, memory.kv_metadata, memory.history}) EXPECT_EQ(bytes > 0, rank < 8);
+  }
+  // Its pages are as many as the others', beyond all numbers that ids have, too.
+  options.page_size = 1;
+  options.max_num_seqs = options.max_num_batched_tokens = 1 << 23;
+  EXPECT_TRUE(PredictMemory(options, 9, 8).ok());
+  // A ninth of 130 feed-forward columns and of 701 tokens twice, and the norms.
+  EXPECT_EQ(infos[8].memory.weights, (3u * 3 * 14 * 64 + 2 * 77 * 64 + 7 * 64) * 4);
+}
+
+// A prompt whose attention mass is summed in several lots, for they have a bound in floats: 1200 rows of 1200 pages.
+TEST_F(GroupTest, ARankWithoutHeadsSumsLongPromptsInTheOthersLots) {
+  const ConfigFolder folder("prompts_in_lots",
+                            {{"\"num_attention_heads\": 8", "\"num_attention_heads\": 2"},
+                             {"\"max_position_embeddings\": 512", "\"max_position_embeddings\": 1280"}});
+  EngineOptions options = GqaOptions({{"h2o", {{"token_budget", "64"}, {"dense_layers", "1"}}}});
+  options.model = folder.path();
+  options.page_size = 1;
+  options.max_num_seqs = 1;
+  options.max_num_batched_tokens = 1280;
+  const GenerationRequest request = Greedy(Ids(1200, 2), 3);
+  auto alone = MakeEngine(options);
+  ASSERT_NE(alone, nullptr);
+  const Output one = RunOne(*alone, request);
+  TestRanks ranks(3);
+  auto engine = MakeEngine(ranks.Options(options));
+  ASSERT_NE(engine, nullptr);
+  const CollectiveStats before = engine->Stats().collectives;
+  const Output many = RunOne(*engine, request);
+  EXPECT_EQ(many.ids, one.ids);
+  EXPECT_EQ(many.last.attention.pages_read, one.last.attention.pages_read);
+  // The candidates of three steps, and in two layers two lots of the prompt and two rows.
+  EXPECT_EQ(engine->Stats().collectives.all_gathers - before.all_gathers, 3 + 2 * (2 + 2));
+}
+
+// Two query heads on one KV head, three feed-forward columns and five tokens.
+TEST_F(GroupTest, AModelSmallerThanItsGroupGivesTheOutputsOfOneRank) {
+  const ConfigFolder folder("smaller_than_its_group", {{"\"num_attention_heads\": 8", "\"num_attention_heads\": 2"},
+                                                       {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 1"},
+                                                       {"\"intermediate_size\": 130", "\"intermediate_size\": 3"},
+                                                       {"\"vocab_size\": 701", "\"vocab_size\": 5"}});
+  EngineOptions options = Gqa();
+  options.model = folder.path();
+  const auto requests = Requests(5);
+  auto alone = MakeEngine(options);
+  ASSERT_NE(alone, nullptr);
+  const auto one = RunAll(*alone, requests);
+  for (const int size : {2, 4, 8}) {
+    SCOPED_TRACE(std::to_string(size) + " ranks");
+    TestRanks ranks(size);
+    auto engine = MakeEngine(ranks.Options(options));
+    ASSERT_NE(engine, nullptr);
+    ExpectSameOutputs(RunAll(*engine, requests), one);
+    engine.reset();
+    for (const Status& end : ranks.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+  }
 }
 
 TEST_F(GroupTest, AnEngineIsMadeOnRankZeroOnly) {

@@ -1,6 +1,7 @@
 // Given the same q and K, the pages chosen are the same at every tp, exactly: each rank's AttentionRunner gets its
 // heads of one set of rows, and what it chooses is compared by KV head with what one rank chooses. Where ranks
-// outnumber KV heads the replicas of a head choose alike, from the whole group's queries.
+// outnumber KV heads the replicas of a head choose alike, from the whole group's queries and attention mass; where they
+// outnumber query heads the last have none, and are there in the gathers alone.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -21,6 +22,7 @@ namespace {
 
 constexpr int kHeadDim = 16, kPage = 4, kSequences = 3;
 constexpr int kLengths[kSequences] = {201, 64, 130};  // tokens before the decode row
+constexpr int kLongest = 256;
 
 struct Heads {
   int q, kv;
@@ -79,11 +81,25 @@ class Recorder final : public SelectionObserver {
   int first_kv_head_;
 };
 
+// A rank's history of one layer, by sequence.
+struct Histories {
+  Histories(int kv_heads, int width) {
+    constexpr int kPages = kLongest / kPage;
+    values.resize(static_cast<size_t>(kSequences * kv_heads * kPages * width));
+    for (int s = 0; s < kSequences; ++s) {
+      float* own = values.data() + int64_t{s} * kv_heads * kPages * width;
+      layers[s] = {kv_heads > 0 ? own : nullptr, int64_t{kPages} * width, kv_heads, kPages, width};
+    }
+  }
+  std::vector<float> values;
+  PageHistory layers[kSequences];
+};
+
 struct GroupPages {
   Pages pages;
   int holders = 0;  // lists that several ranks made
   bool replicas_agree = true;
-  int64_t gathers_of_a_rank = 0;  // in the one layer
+  int64_t gathers_of_a_rank = 0;  // in the one layer, of the decode rows
   std::vector<float> attended;    // [sequences][q heads][d] of the decode rows
 };
 
@@ -109,8 +125,11 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
       ctx.pool = &pool;
       const ShardPlan plan = TestModel::Value(ShardPlan::Create({heads.q, heads.kv, 64, 64, 1}, tp, rank));
       CountedCommunicator comm(comms[rank].get());
-      const TestCache cache(config, plan, dtype, kPage, kSequences, 256);
-      AttentionRunner runner = TestModel::Value(AttentionRunner::Create(ctx, config, plan, &comm, 256));
+      const TestCache cache(config, plan, dtype, kPage, kSequences, kLongest);
+      AttentionRunner runner = TestModel::Value(AttentionRunner::Create(ctx, config, plan, &comm, kLongest));
+      const int width = policy->Declare().history;
+      Histories histories(static_cast<int>(plan.kv_heads.size()), width);
+      const auto history = [&](int s) { return width > 0 ? &histories.layers[s] : nullptr; };
       Recorder recorder(static_cast<int>(plan.kv_heads.begin));
       runner.set_observer(&recorder);
       const auto step = [&](const std::vector<float>& all, const std::vector<ForwardChunk>& chunks, float* out) {
@@ -119,10 +138,10 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
         DecoderRows placed;
         placed.Build({tokens, chunks, {}, {}});
         // The runner wants rows by place.
-        const size_t width = qkv.size() / tokens.size();
+        const size_t qkv_width = qkv.size() / tokens.size();
         std::vector<float> by_place(qkv.size());
         for (size_t row = 0; row < tokens.size(); ++row) {
-          std::copy_n(qkv.begin() + row * width, width, by_place.begin() + placed.place[row] * width);
+          std::copy_n(qkv.begin() + row * qkv_width, qkv_width, by_place.begin() + placed.place[row] * qkv_width);
         }
         AttentionStats stats;
         stats.row_reads.resize(kSequences);
@@ -143,11 +162,19 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
                       out + row * heads.q * kHeadDim + plan.q_heads.begin * kHeadDim);
         }
       };
-      for (int s = 0; s < kSequences; ++s) step(rows.prompts[s], {{.seq = s, .rows = kLengths[s]}}, nullptr);
+      for (int s = 0; s < kSequences; ++s) {
+        step(rows.prompts[s], {{.seq = s, .rows = kLengths[s], .policy = policy.get(), .history = history(s)}},
+             nullptr);
+      }
       std::vector<ForwardChunk> decode;
       for (int s = 0; s < kSequences; ++s) {
-        decode.push_back(
-            {.seq = s, .first_row = s, .rows = 1, .start_pos = kLengths[s], .decode = true, .policy = policy.get()});
+        decode.push_back({.seq = s,
+                          .first_row = s,
+                          .rows = 1,
+                          .start_pos = kLengths[s],
+                          .decode = true,
+                          .policy = policy.get(),
+                          .history = history(s)});
       }
       const int64_t before = comm.stats().calls();
       std::vector<float> out(group.attended.size());
@@ -172,8 +199,27 @@ GroupPages Choose(Heads heads, int tp, const std::string& policy_spec, DType dty
   return group;
 }
 
+// gathers: that a rank makes of a layer's decode rows where KV heads have replicas.
+void ExpectSamePagesOnTwoToEightRanks(Heads heads, const char* spec, DType dtype, int gathers) {
+  const GroupPages one = Choose(heads, 1, spec, dtype);
+  ASSERT_EQ(one.pages.size(), static_cast<size_t>(heads.kv * kSequences));
+  EXPECT_EQ(one.gathers_of_a_rank, 0);
+  for (int tp = 2; tp <= 8; ++tp) {
+    SCOPED_TRACE(std::to_string(heads.q) + "/" + std::to_string(heads.kv) + " heads, " + std::to_string(tp) +
+                 " ranks, " + spec);
+    const GroupPages many = Choose(heads, tp, spec, dtype);
+    EXPECT_EQ(many.pages, one.pages);
+    EXPECT_TRUE(many.replicas_agree);
+    EXPECT_EQ(many.holders, tp > heads.kv ? (std::min(tp, heads.q) - heads.kv) * kSequences : 0);
+    // Selection adds no collective but where a query group is split over replicas.
+    EXPECT_EQ(many.gathers_of_a_rank, tp > heads.kv ? gathers : 0);
+    EXPECT_LE(RelativeError(many.attended, one.attended), 1e-6);
+  }
+}
+
 TEST(AttentionOfRanks, ChoosesTheSamePagesGivenTheSameQueriesAndKeys) {
-  for (const Heads heads : {Heads{9, 3}, Heads{8, 2}, Heads{8, 1}, Heads{8, 8}, Heads{12, 4}}) {
+  for (const Heads heads :
+       {Heads{9, 3}, Heads{8, 2}, Heads{8, 1}, Heads{8, 8}, Heads{12, 4}, Heads{4, 2}, Heads{4, 1}}) {
     for (const auto& [spec, dtype] : std::vector<std::pair<const char*, DType>>{
              {"quest:token_budget=40:dense_layers=0", DType::kF32},
              {"quest:token_budget=40:dense_layers=0", DType::kBF16},
@@ -181,20 +227,24 @@ TEST(AttentionOfRanks, ChoosesTheSamePagesGivenTheSameQueriesAndKeys) {
              {"quest:token_budget=64:dense_layers=0:group_reduce=sum", DType::kBF16},
              {"hierarchical:token_budget=16:dense_layers=0:keep=0.3", DType::kBF16},
              {"hybrid:token_budget=40:dense_layers=0", DType::kF32},
-             {"sparq:token_budget=40:dense_layers=0:channels=8", DType::kBF16}}) {
-      const GroupPages one = Choose(heads, 1, spec, dtype);
-      ASSERT_EQ(one.pages.size(), static_cast<size_t>(heads.kv * kSequences));
-      for (int tp = 2; tp <= 8; ++tp) {
-        SCOPED_TRACE(std::to_string(heads.q) + "/" + std::to_string(heads.kv) + " heads, " + std::to_string(tp) +
-                     " ranks, " + spec);
-        const GroupPages many = Choose(heads, tp, spec, dtype);
-        EXPECT_EQ(many.pages, one.pages);
-        EXPECT_TRUE(many.replicas_agree);
-        EXPECT_EQ(many.holders, tp > heads.kv ? (tp - heads.kv) * kSequences : 0);
-        // Selection adds no collective but where a query group is split over replicas.
-        EXPECT_EQ(many.gathers_of_a_rank, tp > heads.kv ? 1 : 0);
-        EXPECT_LE(RelativeError(many.attended, one.attended), 1e-6);
-      }
+             {"sparq:token_budget=40:dense_layers=0:channels=8", DType::kBF16},
+             {"top-p:token_budget=40:dense_layers=0:loose=0.5:p=0.9", DType::kF32}}) {
+      ExpectSamePagesOnTwoToEightRanks(heads, spec, dtype, 1);
+    }
+  }
+}
+
+// Of attention mass the sums over a group's ranks round in another order than those of one rank, so these pages are the
+// same unless two masses are nearer than that.
+TEST(AttentionOfRanks, ChoosesTheSamePagesByTheAttentionOfTheWholeGroup) {
+  for (const Heads heads : {Heads{9, 3}, Heads{8, 2}, Heads{4, 2}, Heads{4, 1}, Heads{2, 2}, Heads{1, 1}}) {
+    for (const auto& [spec, gathers] : std::vector<std::pair<const char*, int>>{
+             {"h2o:token_budget=40:dense_layers=0", 1},
+             {"tova:token_budget=40:dense_layers=0", 1},
+             {"swa:token_budget=40:dense_layers=0:rows=9", 1},
+             {"streaming:token_budget=40:dense_layers=0", 0},  // by positions alone
+             {"top-p:selector=h2o:token_budget=40:dense_layers=0:loose=0.5:p=0.9", 2}}) {
+      ExpectSamePagesOnTwoToEightRanks(heads, spec, DType::kF32, gathers);
     }
   }
 }

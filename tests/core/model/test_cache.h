@@ -18,8 +18,13 @@ class TestCache {
             int64_t max_tokens) {
     std::mt19937 rng(page_size * 1000 + sequences);
     for (const CacheKind& kind : CacheKinds(config, plan)) {
-      Result<PageFormat> format = PageFormat::Create(dtype, page_size, kind.kv_heads, kind.k_dim, kind.v_dim);
+      const int heads = kind.kv_heads;
+      Result<PageFormat> format = PageFormat::Create(dtype, page_size, std::max(1, heads), kind.k_dim, kind.v_dim);
       CHECK(format.ok());
+      if (heads == 0) {  // tables without memory behind them, as the engine's
+        format->kv_heads = 0;
+        format->k_page_stride = format->v_page_stride = format->meta_group_stride = format->over_group_stride = 0;
+      }
       kinds_.push_back(std::make_unique<Kind>());
       Kind& k = *kinds_.back();
       const int64_t pages = (max_tokens + page_size - 1) / page_size;

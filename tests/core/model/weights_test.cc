@@ -142,7 +142,8 @@ TEST_P(Shards, PutTogetherAreTheCheckpoint) {
       if (l.out_bias.bytes() > 0) compare_vector(l.out_bias, 0, Whole(checkpoint, Param::kOBias, layer), all);
       if (l.down_bias.bytes() > 0) compare_vector(l.down_bias, 0, Whole(checkpoint, Param::kDownBias, layer), all);
       if (c.mlp_bias) compare_vector(l.gate_up_bias, plan.ffn.size(), Whole(checkpoint, Param::kUpBias, layer), plan.ffn);
-      if (c.qk_norm) compare_vector(l.k_norm, 0, Whole(checkpoint, Param::kKNorm, layer), {0, d});
+      EXPECT_EQ(l.k_norm.bytes() > 0, c.qk_norm && plan.has_heads());
+      if (c.qk_norm && plan.has_heads()) compare_vector(l.k_norm, 0, Whole(checkpoint, Param::kKNorm, layer), {0, d});
     }
     EXPECT_EQ(wrong, 0) << "rank " << rank << " of " << tp;
   }
@@ -150,7 +151,7 @@ TEST_P(Shards, PutTogetherAreTheCheckpoint) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Shards,
                          testing::Combine(testing::Values("golden/llama-bias", "golden/smollm2", "golden/qwen3"),
-                                          testing::Values(1, 2, 3, 4)));
+                                          testing::Values(1, 2, 3, 4, 8, 10)));  // 4 or 9 query heads
 
 using Weights = LoadTest;
 
@@ -170,6 +171,11 @@ TEST_F(Weights, ARankReadsItsOwnSlicesOnly) {
   // Only the norms are read by all ranks.
   const int64_t norms = (2 * c.layers + 1) * c.hidden;
   EXPECT_EQ(total, record_.elements + 2 * norms);
+  // The last of ten has no heads.
+  record_.elements = 0;
+  Load("golden/smollm2", 10, 9);
+  const ShardPlan plan = Plan(c, 10, 9);
+  EXPECT_EQ(record_.elements, norms + (3 * c.layers * plan.ffn.size() + plan.vocab.size()) * c.hidden);
 }
 
 // A copy of a folder with one safetensors file, its header padded with spaces (which the format allows) so that
