@@ -29,7 +29,7 @@ constexpr int kTextsAtOnce = 8;  // of a list, where --max-num-seqs says nothing
 struct ScoreFlags {
   EngineFlags engine;
   std::string address, token_ids_file, list_file, format = "text";
-  double connect_timeout = 10;
+  double connect_timeout = 10, retry = 60;
   int top = 5;
 };
 
@@ -185,7 +185,7 @@ Status RunScore(const ScoreFlags& flags, const CLI::App& app, const Seat& seat) 
     ASSIGN_OR_RETURN(scored, ScoreHere(flags, seat, texts));
   } else {
     WarnOfEngineFlags(app);
-    ASSIGN_OR_RETURN(scored, ScoreByService(flags.address, flags.connect_timeout, texts, flags.top));
+    ASSIGN_OR_RETURN(scored, ScoreByService(flags.address, flags.connect_timeout, flags.retry, texts, flags.top));
   }
 
   if (flags.format == "json") {
@@ -220,6 +220,8 @@ Examples
   app->add_option("--top", flags->top, "best tokens shown at each place")->capture_default_str();
   app->add_option("--address", flags->address, "HOST:PORT of a service that scores; empty: this program, with --model");
   app->add_option("--connect-timeout", flags->connect_timeout, "seconds to reach the service")->capture_default_str();
+  app->add_option("--retry", flags->retry, "seconds to try again when the service is unavailable; 0: none")
+      ->capture_default_str();
   AddFormatFlag(*app, &flags->format);
   AddEngineFlags(*app, &flags->engine);
   app->get_option("--model")->required(false);

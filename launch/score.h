@@ -22,8 +22,9 @@ struct ScoredText {
   std::vector<std::optional<TokenLogprobs>> logprobs;  // [token_ids], the first one absent
 };
 
-// By the service at HOST:PORT, in order. Ctrl-C and a broken stdout end it with CANCELLED.
-Result<std::vector<ScoredText>> ScoreByService(const std::string& address, double connect_s,
+// By the service at HOST:PORT, in order. connect_s, retry_s: see ClientOptions. Ctrl-C and a broken stdout end it with
+// CANCELLED.
+Result<std::vector<ScoredText>> ScoreByService(const std::string& address, double connect_s, double retry_s,
                                                const std::vector<ScoreText>& texts, int top);
 
 }  // namespace quire::launch

@@ -1,4 +1,4 @@
-// quire score --address: the texts go over one Score call, whose service has only a few of them in hand at a time.
+// quire score --address: the texts go to a service, which has only a few of them in hand at a time.
 #include <utility>
 
 #include "launch/progress.h"
@@ -9,11 +9,12 @@
 
 namespace quire::launch {
 
-Result<std::vector<ScoredText>> ScoreByService(const std::string& address, double connect_s,
+Result<std::vector<ScoredText>> ScoreByService(const std::string& address, double connect_s, double retry_s,
                                                const std::vector<ScoreText>& texts, int top) {
   ClientOptions options;
   options.address = address;
   options.connect_s = connect_s;
+  options.retry_s = retry_s;
   ASSIGN_OR_RETURN(const auto client, Client::Connect(std::move(options)));
   size_t sent = 0;
   const auto next = [&]() -> std::optional<ClientPrompt> {

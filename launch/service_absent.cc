@@ -25,7 +25,7 @@ Command AddServe(CLI::App& parent) { return Absent(parent, "serve"); }
 Command AddCoordinator(CLI::App& parent) { return Absent(parent, "coordinator"); }
 Command AddClient(CLI::App& parent) { return Absent(parent, "client"); }
 
-Result<std::vector<ScoredText>> ScoreByService(const std::string&, double, const std::vector<ScoreText>&, int) {
+Result<std::vector<ScoredText>> ScoreByService(const std::string&, double, double, const std::vector<ScoreText>&, int) {
   return WithoutGrpc();
 }
 

@@ -3,7 +3,6 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -19,6 +18,8 @@
 #include "rpc/channel.h"
 #include "rpc/convert.h"
 #include "rpc/health.h"
+#include "rpc/retry.h"
+#include "rpc/score_texts.h"
 #include "rpc/status.h"
 
 namespace quire {
@@ -27,7 +28,6 @@ namespace {
 using rpc::FromGrpc;
 
 constexpr double kShortCallSeconds = 10;
-constexpr double kFirstBackoff = 0.05, kLastBackoff = 1;
 
 std::chrono::system_clock::time_point After(double seconds) {
   return std::chrono::system_clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds));
@@ -160,7 +160,7 @@ Status Client::Generate(const ClientRequest& request, const std::function<void(c
   };
   std::map<std::pair<int, int>, Arrived> next;  // what has come of each sequence
   bool sent = false;                        // the service may know the request
-  double backoff = kFirstBackoff, give_up = NowSeconds() + impl_->options.retry_s;
+  rpc::Retry retry(impl_->options.retry_s);
   while (true) {
     grpc::ClientContext context;
     if (deadline > 0) context.set_deadline(After(deadline - NowSeconds()));
@@ -189,8 +189,7 @@ Status Client::Generate(const ClientRequest& request, const std::function<void(c
       arrived.tokens.insert(arrived.tokens.end(), part.token_ids().begin(), part.token_ids().end());
       arrived.finished = part.finish_reason() != v1::FINISH_REASON_UNSPECIFIED;
       on_chunk(ReadChunk(part));
-      backoff = kFirstBackoff;
-      give_up = NowSeconds() + impl_->options.retry_s;
+      retry.Progress();
     }
     const Status status = FromGrpc(reader->Finish());
     if (status.ok()) return status;
@@ -203,33 +202,26 @@ Status Client::Generate(const ClientRequest& request, const std::function<void(c
     } else if (status.code() != StatusCode::kUnavailable) {
       return status;
     }
-    if (NowSeconds() + backoff > give_up || (stop && stop())) return status;
-    std::this_thread::sleep_for(std::chrono::duration<double>(backoff));
-    backoff = std::min(kLastBackoff, 2 * backoff);
+    const std::optional<double> pause = retry.Pause(NowSeconds());
+    if (!pause.has_value() || (stop && stop())) return status;
+    std::this_thread::sleep_for(std::chrono::duration<double>(*pause));
   }
 }
 
 Status Client::Score(const std::function<std::optional<ClientPrompt>()>& next, int top,
-                     const std::function<void(const ClientScore&)>& on_score, const std::function<bool()>& stop) {
-  grpc::ClientContext context;
-  auto stream = impl_->generation->Score(&context);
-  const Watcher watcher(stop, [&] { context.TryCancel(); });
-  Status refused;
-  std::thread writer([&] {
-    while (auto prompt = next()) {
-      v1::ScoreRequest request;
-      request.set_top(top);
-      refused = WritePrompt(*prompt, request.mutable_prompt());
-      if (!refused.ok()) {
-        context.TryCancel();
-        return;
-      }
-      if (!stream->Write(request)) return;  // the status says why
-    }
-    stream->WritesDone();
-  });
-  v1::ScoreResponse response;
-  while (stream->Read(&response)) {
+                     const std::function<void(const ClientScore&)>& on_score, const std::function<bool()>& stop,
+                     double timeout_s) {
+  const auto take = [&](v1::ScoreRequest* request) -> Result<bool> {
+    const std::optional<ClientPrompt> prompt = next();
+    if (!prompt.has_value()) return false;
+    request->set_top(top);
+    RETURN_IF_ERROR(WritePrompt(*prompt, request->mutable_prompt()));
+    return true;
+  };
+  rpc::ScoreTexts texts(impl_->generation.get(), take, impl_->options.retry_s,
+                        timeout_s > 0 ? NowSeconds() + timeout_s : 0);
+  const Watcher watcher(stop, [&] { texts.Stop(); });
+  return texts.Run([&](const v1::ScoreResponse& response) {
     ClientScore score;
     score.index = response.index();
     score.token_ids.assign(response.token_ids().begin(), response.token_ids().end());
@@ -238,10 +230,7 @@ Status Client::Score(const std::function<std::optional<ClientPrompt>()>& next, i
     }
     score.sum = response.sum();
     on_score(score);
-  }
-  writer.join();
-  const Status status = FromGrpc(stream->Finish());
-  return refused.ok() ? status : refused;
+  });
 }
 
 Status Client::Abort(const std::vector<std::string>& request_ids) {

@@ -1,6 +1,5 @@
-// Client: a service's calls as plain functions. Hides streams, retries and reconnection: a stream of Generate whose
-// connection breaks is taken up again where it was (Score's is not: its call fails). Part of the installed library: names
-// no type of gRPC.
+// Client: a service's calls as plain functions. Hides streams, retries and reconnection: what Generate or Score has
+// begun goes on where it was when its connection breaks. Part of the installed library: names no type of gRPC.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +18,9 @@ namespace quire {
 struct ClientOptions {
   std::string address;        // HOST:PORT of a group or a coordinator
   double connect_s = 10;      // how long a service may take to be reached at first
-  double retry_s = 60;        // how long a broken stream, or a service that is UNAVAILABLE, is tried again; 0: never
+  // How long a broken stream, or a service that is UNAVAILABLE, is tried again, from the first failure since something
+  // came last; 0: never.
+  double retry_s = 60;
 };
 
 // Exactly one of text, token_ids and messages.
@@ -80,9 +81,14 @@ class Client {
   // twenty times a second from another thread, ends the request by a call to Abort, whose chunks still come; may be empty.
   Status Generate(const ClientRequest& request, const std::function<void(const ClientChunk&)>& on_chunk,
                   const std::function<bool()>& stop = {});
-  // Scores texts in order. next gives the next one, or nothing at the end; it is called from another thread.
+  // Scores texts, with the `top` best tokens beside each token. next gives the next one, or nothing at the end: called
+  // from another thread, up to 64 texts ahead of the answers, which Score waits for before it returns. on_score comes
+  // on the calling thread, once for each text and in their order, over however many connections: what has come is not
+  // asked for again. A text that is refused ends the call when those before it have been answered. stop: as Generate's,
+  // but ends it at once, with CANCELLED. timeout_s: of the whole call; 0: none.
   Status Score(const std::function<std::optional<ClientPrompt>()>& next, int top,
-               const std::function<void(const ClientScore&)>& on_score, const std::function<bool()>& stop = {});
+               const std::function<void(const ClientScore&)>& on_score, const std::function<bool()>& stop = {},
+               double timeout_s = 0);
 
   Status Abort(const std::vector<std::string>& request_ids);
   Status Drain(std::optional<double> timeout_s);

@@ -14,6 +14,11 @@ namespace {
 
 constexpr size_t kWindow = 16;  // texts in the engine at a time, of one call
 
+// What goes wrong with the first text needs no number: there may be no other.
+Status OfText(int64_t index, const Status& status) {
+  return index == 0 ? status : status.WithContext("text " + std::to_string(index));
+}
+
 }  // namespace
 
 grpc::ServerBidiReactor<v1::ScoreRequest, v1::ScoreResponse>* ScoreCall::Make(Front* front,
@@ -55,12 +60,13 @@ void ScoreCall::OnReadDone(bool ok) {
 void ScoreCall::TakeIn() {
   Item item;
   item.request_id = message_.request_id();
+  item.index = message_.has_index() ? message_.index() : read_;
   const Status status = Submit(&item);
   std::lock_guard lock(mutex_);
   taking_in_ = false;
   ++read_;
   if (!status.ok()) {
-    failure_ = read_ > 1 ? status.WithContext("text " + std::to_string(read_ - 1)) : status;
+    failure_ = OfText(item.index, status);
     reads_done_ = true;
   } else {
     if (cancelled_ || ended_) item.request->Fail(CancelledStatus(*context_));
@@ -111,10 +117,14 @@ Status ScoreCall::Submit(Item* item) {
 Status ScoreCall::Answer(const Item& item) {
   v1::GenerateResponse whole;
   RETURN_IF_ERROR(item.request->TakeResponse(&whole, front_->options().max_message));
-  if (whole.outputs(0).finish_reason() == v1::FINISH_REASON_ABORTED) return Cancelled("the scoring was aborted");
+  if (whole.outputs(0).finish_reason() == v1::FINISH_REASON_ABORTED) {
+    // The end of a drain: another service, or this one when it is there again, can score the text.
+    return front_->draining() ? Unavailable("the service is draining; send the text to another, or later")
+                              : Cancelled("the scoring was aborted");
+  }
   response_.Clear();
   response_.set_request_id(item.request_id);
-  response_.set_index(written_);
+  response_.set_index(item.index);
   response_.mutable_token_ids()->Assign(item.ids.begin(), item.ids.end());
   v1::Output* output = whole.mutable_outputs(0);
   response_.mutable_logprobs()->Swap(output->mutable_prompt_logprobs());
@@ -144,8 +154,7 @@ void ScoreCall::Pump() {
     item.request->Detach(this);
     front_->requests().Release(item.request);
     const Status status = Answer(item);
-    if (!status.ok()) return End(written_ > 0 ? status.WithContext("text " + std::to_string(written_)) : status);
-    ++written_;
+    if (!status.ok()) return End(OfText(item.index, status));
     write_began_ = NowSeconds();
     StartWrite(&response_);
     ReadNext();

@@ -34,6 +34,7 @@ class ScoreCall : public grpc::ServerBidiReactor<v1::ScoreRequest, v1::ScoreResp
  private:
   struct Item {
     std::string request_id;
+    int64_t index = 0;  // as ScoreRequest.index
     std::vector<int32_t> ids;
     std::shared_ptr<Request> request;
   };
@@ -53,7 +54,7 @@ class ScoreCall : public grpc::ServerBidiReactor<v1::ScoreRequest, v1::ScoreResp
   v1::ScoreRequest message_;    // being read, or taken in
   v1::ScoreResponse response_;  // being written
   std::deque<Item> items_;      // in the order asked
-  int64_t read_ = 0, written_ = 0;
+  int64_t read_ = 0;
   bool reading_ = false, taking_in_ = false, reads_done_ = false;
   double write_began_ = 0;
   Status failure_;  // of taking in; told when what came before has been answered

@@ -1,4 +1,5 @@
 // Generation.Score: texts of any number, in order.
+#include "tests/rpc/held_engine.h"
 #include "tests/rpc/service_fixture.h"
 
 namespace quire {
@@ -64,6 +65,29 @@ TEST_F(ServiceTest, AScoreThatFailsNamesItsText) {
   const grpc::Status status = stream->Finish();
   EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
   EXPECT_NE(status.error_message().find("text 1"), std::string::npos) << status.error_message();
+}
+
+// Another service, or this one when it is there again, can score what it had not: so its client tries again.
+TEST_F(ServiceTest, AScoreThatTheEndOfADrainCutsShortIsUnavailable) {
+  StepGate gate;
+  StartLoading();
+  server_->Serve(std::make_unique<HeldEngine>(MakeEngine(Stories()), &gate));
+  gate.Hold();
+  grpc::ClientContext context;
+  auto stream = generation_->Score(&context);
+  v1::ScoreRequest request;
+  request.mutable_prompt()->set_text("Once upon a time");
+  ASSERT_TRUE(stream->Write(request) && stream->Write(request));
+  EXPECT_TRUE(Eventually([&] { return gate.submits() == 2; }));
+  server_->Drain(0);
+  EXPECT_TRUE(Eventually([&] { return gate.cancels() == 2; }));
+  gate.Release();
+  v1::ScoreResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::UNAVAILABLE);
+  EXPECT_NE(status.error_message().find("draining"), std::string::npos) << status.error_message();
+  server_.reset();  // before the gate
 }
 
 }  // namespace

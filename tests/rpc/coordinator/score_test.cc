@@ -83,5 +83,20 @@ TEST(ScoreList, GoesOnWhenAGroupIsKilled) {
   EXPECT_GT(cluster.Load().total().failovers(), 0);  // some of them were with the one that died
 }
 
+TEST(ScoreList, GoesOnWhenTheCoordinatorIsKilledAndStartedAgain) {
+  Cluster cluster(2, "stories260K", kFlags);
+  ASSERT_TRUE(cluster.WaitGroups(2));
+  const std::vector<std::vector<int32_t>> texts = Texts(150);
+  std::vector<ClientScore> undisturbed, disturbed;
+  ASSERT_TRUE(Score(cluster.address(), texts, &undisturbed).ok());
+  const Status status = Score(cluster.address(), texts, &disturbed, [&] {
+    if (disturbed.size() == 30) cluster.RestartCoordinator();
+  });
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  ExpectSame(disturbed, undisturbed);
+  EXPECT_TRUE(cluster.WaitGroups(2));
+  EXPECT_TRUE(cluster.WaitIdle());
+}
+
 }  // namespace
 }  // namespace quire
