@@ -11,6 +11,7 @@ namespace quire::rpc {
 namespace {
 
 constexpr size_t kMaxIdBytes = 256;
+constexpr size_t kMaxParameterBytes = 8 << 20;  // a bias for each of 256k ids takes 3 MiB
 
 Status ReadAttention(const v1::Attention& message, GenerationRequest* request) {
   if (message.policy().empty() && !message.has_token_budget() && message.options().empty()) return OkStatus();
@@ -101,6 +102,13 @@ Status ReadParameters(const v1::GenerateRequest& message, GenerationRequest* req
 }
 
 void WriteParameters(const GenerationRequest& request, v1::GenerateRequest* message) { WriteShared(request, message); }
+
+Status CheckParameterBytes(size_t message, size_t prompts) {
+  const size_t bytes = message - std::min(message, prompts);
+  if (bytes <= kMaxParameterBytes) return OkStatus();
+  return InvalidArgument("the request has " + std::to_string(bytes) +
+                         " bytes beside its prompts; it may have at most " + std::to_string(kMaxParameterBytes));
+}
 
 Status CheckRequestId(const std::string& id) {
   if (id.size() > kMaxIdBytes) {

@@ -3,6 +3,7 @@
 // can't express is refused here. Internal to rpc/.
 #pragma once
 
+#include <cstddef>
 #include <functional>
 #include <string>
 
@@ -24,6 +25,9 @@ void WriteParameters(const GenerationRequest& request, v1::GenerateRequest* mess
 // A request as a coordinator hands it to a group, without AttemptId and context. The id of the request is the attempt's.
 void WriteSubmission(const GenerationRequest& request, v1::Submission* message);
 Result<GenerationRequest> ReadSubmission(const v1::Submission& message);
+
+// A message's bytes beside its prompts, which have limits of their own: they go to a group with every submission.
+Status CheckParameterBytes(size_t message, size_t prompts);
 
 // At most 256 bytes, no control characters (the services make ids of their own with those).
 Status CheckRequestId(const std::string& id);

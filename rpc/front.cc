@@ -131,7 +131,12 @@ Result<ModelLimits> Front::Limits() {
     limits_ = std::make_unique<ModelLimits>();
     limits_->model = info.model();
     limits_->prompt.max_model_len = info.max_model_len();
-    if (backend_->tokenizer() != nullptr) limits_->prompt.max_token_bytes = MaxTokenBytes(*backend_->tokenizer());
+    limits_->request.vocab = info.vocab();
+    limits_->request.max_model_len = info.max_model_len();
+    if (const Tokenizer* tokenizer = backend_->tokenizer()) {
+      limits_->prompt.max_token_bytes = MaxTokenBytes(*tokenizer);
+      limits_->request.has_tokenizer = true;
+    }
   }
   return *limits_;
 }

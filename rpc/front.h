@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/status.h"
+#include "core/engine/request_check.h"
 #include "rpc/backend.h"
 #include "rpc/channel.h"
 #include "rpc/delivery.h"
@@ -41,6 +42,7 @@ struct FrontOptions {
 struct ModelLimits {
   std::string model;
   PromptLimits prompt;
+  RequestLimits request;  // of the engine, or of the groups' engines: what they would refuse goes no further than here
 };
 
 class Front {

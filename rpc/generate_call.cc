@@ -39,19 +39,24 @@ double DeadlineOf(const grpc::CallbackServerContext& context) {
 }
 
 // A prompt of which something has arrived goes on sequence by sequence, each behind its tokens.
-void SubmitPrompt(int prompt, GenerationRequest one, const std::vector<Arrived>& arrived,
-                  const std::shared_ptr<Request>& request) {
+Status SubmitPrompt(int prompt, GenerationRequest one, const RequestLimits& limits, const std::vector<Arrived>& arrived,
+                    const std::shared_ptr<Request>& request) {
   const int n = request->options().sequences;
   const auto sequence = [&](int i) -> const Arrived& { return arrived[static_cast<size_t>(prompt * n + i)]; };
   bool begun = false;
   for (int i = 0; i < n && !arrived.empty(); ++i) begun = begun || sequence(i).finished || !sequence(i).tokens.empty();
-  if (!begun) return request->Submit(prompt, std::move(one));
+  if (!begun) {
+    request->Submit(prompt, std::move(one));
+    return OkStatus();
+  }
   one.sampling.n = 1;
   for (int i = 0; i < n; ++i) {
     if (sequence(i).finished) continue;
     one.resume = GenerationRequest::Resume{i, sequence(i).tokens};
+    RETURN_IF_ERROR(CheckRequest(one, limits));
     request->SubmitSequence(prompt, i, one);
   }
+  return OkStatus();
 }
 
 int SequencesOf(const v1::GenerateRequest& request) { return request.sampling().has_n() ? request.sampling().n() : 1; }
@@ -148,15 +153,16 @@ void TakeIn(Front* front, const v1::GenerateRequest& message, const std::vector<
     }
     GenerationRequest parameters;
     RETURN_IF_ERROR(ReadParameters(message, &parameters));
-    for (int p = 0; p < message.prompts_size(); ++p) {
+    const auto take_in = [&](int p) -> Status {
       GenerationRequest one = parameters;
-      auto ids = EncodePrompt(message.prompts(p), front->backend().tokenizer(), limits.prompt);
-      if (!ids.ok()) {
-        return message.prompts_size() > 1 ? ids.status().WithContext("prompt " + std::to_string(p)) : ids.status();
-      }
-      one.prompt = std::move(ids).value();
+      ASSIGN_OR_RETURN(one.prompt, EncodePrompt(message.prompts(p), front->backend().tokenizer(), limits.prompt));
+      RETURN_IF_ERROR(CheckRequest(one, limits.request));
       RETURN_IF_ERROR(CheckPromptLogprobs(one, front->options().max_message));
-      SubmitPrompt(p, std::move(one), arrived, request);
+      return SubmitPrompt(p, std::move(one), limits.request, arrived, request);
+    };
+    for (int p = 0; p < message.prompts_size(); ++p) {
+      const Status taken = take_in(p);
+      if (!taken.ok()) return message.prompts_size() > 1 ? taken.WithContext("prompt " + std::to_string(p)) : taken;
     }
     return OkStatus();
   }();
@@ -177,6 +183,9 @@ Result<std::shared_ptr<Request>> Admit(Front* front, const v1::GenerateRequest& 
     return InvalidArgument("the request has " + std::to_string(message.prompts_size()) + " prompts; it takes 1 to " +
                            std::to_string(kMaxPrompts));
   }
+  size_t prompt_bytes = 0;
+  for (const v1::Prompt& prompt : message.prompts()) prompt_bytes += prompt.ByteSizeLong();
+  RETURN_IF_ERROR(CheckParameterBytes(message.ByteSizeLong(), prompt_bytes));
   if (whole && message.resumable()) {
     return InvalidArgument("resumable is for GenerateStream; Generate gives its result at once or not at all");
   }

@@ -21,6 +21,12 @@ Status CheckBytes(size_t bytes, const PromptLimits& limits) {
                          std::to_string(limits.max_model_len) + " tokens can't hold; shorten it");
 }
 
+Status CheckTokens(size_t tokens, const PromptLimits& limits) {
+  if (static_cast<int64_t>(tokens) <= limits.max_model_len) return OkStatus();
+  return InvalidArgument("the prompt has " + std::to_string(tokens) + " tokens; the context takes " +
+                         std::to_string(limits.max_model_len) + " (--max-model-len)");
+}
+
 }  // namespace
 
 int64_t MaxTokenBytes(const Tokenizer& tokenizer) {
@@ -35,6 +41,7 @@ Result<std::vector<int32_t>> EncodePrompt(const v1::Prompt& prompt, const Tokeni
                                           const PromptLimits& limits) {
   if (prompt.prompt_case() == v1::Prompt::kTokenIds) {
     if (prompt.token_ids().ids().empty()) return InvalidArgument("the prompt has no token ids; give at least one");
+    RETURN_IF_ERROR(CheckTokens(static_cast<size_t>(prompt.token_ids().ids_size()), limits));
     return std::vector<int32_t>(prompt.token_ids().ids().begin(), prompt.token_ids().ids().end());
   }
   if (prompt.prompt_case() == v1::Prompt::PROMPT_NOT_SET) {
@@ -54,19 +61,27 @@ Result<std::vector<int32_t>> EncodePrompt(const v1::Prompt& prompt, const Tokeni
     if (prompt.has_parse_special_tokens()) options.parse_special_tokens = prompt.parse_special_tokens();
     ASSIGN_OR_RETURN(ids, tokenizer->Encode(prompt.text(), options));
   } else {
-    std::vector<ChatMessage> messages;
+    const int count = prompt.messages().messages_size();
+    if (count == 0) return InvalidArgument("the prompt has no messages; give at least one of role 'user'");
+    if (count > limits.max_model_len) {
+      return InvalidArgument("the prompt has " + std::to_string(count) + " messages, which the context of " +
+                             std::to_string(limits.max_model_len) + " tokens can't hold; leave some out");
+    }
     size_t bytes = 0;
     for (const v1::Message& message : prompt.messages().messages()) {
-      messages.push_back({message.role(), message.content()});
-      bytes += message.content().size();
+      bytes += message.role().size() + message.content().size();
     }
-    if (messages.empty()) return InvalidArgument("the prompt has no messages; give at least one of role 'user'");
     RETURN_IF_ERROR(CheckBytes(bytes, limits));
+    std::vector<ChatMessage> messages;
+    for (const v1::Message& message : prompt.messages().messages()) {
+      messages.push_back({message.role(), message.content()});
+    }
     ASSIGN_OR_RETURN(const std::string text, ApplyChatTemplate(*tokenizer, messages));
     options.add_special_tokens = false;
     ASSIGN_OR_RETURN(ids, tokenizer->Encode(text, options));
   }
   if (ids.empty()) return InvalidArgument("the prompt's text has no tokens; give more of it");
+  RETURN_IF_ERROR(CheckTokens(ids.size(), limits));
   return ids;
 }
 

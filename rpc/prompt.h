@@ -18,9 +18,9 @@ struct PromptLimits {
 // Bytes of the longest text that one token stands for. Looks at the whole vocabulary: once, at the start.
 int64_t MaxTokenBytes(const Tokenizer& tokenizer);
 
-// tokenizer may be null. INVALID_ARGUMENT: no prompt, an empty one, text without a tokenizer, text that can't fit the
-// context whatever its tokens (told without encoding it), roles that the template doesn't take. UNIMPLEMENTED: a
-// template that isn't known.
+// tokenizer may be null. INVALID_ARGUMENT: no prompt, an empty one, text without a tokenizer, text or messages that
+// can't fit the context whatever their tokens (told without encoding them), more tokens than the context, roles that
+// aren't known or that the template doesn't take. UNIMPLEMENTED: a template that isn't known.
 Result<std::vector<int32_t>> EncodePrompt(const v1::Prompt& prompt, const Tokenizer* tokenizer,
                                           const PromptLimits& limits);
 

@@ -81,20 +81,20 @@ Status ScoreCall::Submit(Item* item) {
   if (!message_.model().empty() && message_.model() != limits.model) {
     return NotFound("this service has the model '" + limits.model + "', not '" + message_.model() + "'");
   }
+  RETURN_IF_ERROR(CheckParameterBytes(message_.ByteSizeLong(), message_.prompt().ByteSizeLong()));
+  if (message_.top() < 0 || message_.top() > limits.request.vocab) {
+    return InvalidArgument("top is " + std::to_string(message_.top()) +
+                           "; it must be 0 to the size of the vocabulary (" + std::to_string(limits.request.vocab) +
+                           ")");
+  }
   ASSIGN_OR_RETURN(item->ids, EncodePrompt(message_.prompt(), front_->backend().tokenizer(), limits.prompt));
-  if (static_cast<int64_t>(item->ids.size()) > limits.prompt.max_model_len) {
-    return InvalidArgument("the text has " + std::to_string(item->ids.size()) + " tokens; the context takes " +
-                           std::to_string(limits.prompt.max_model_len));
-  }
-  if (message_.top() < 0) {
-    return InvalidArgument("top is " + std::to_string(message_.top()) + "; it must be at least 0");
-  }
   if (const double bytes = static_cast<double>(item->ids.size()) * (16 + 8.0 * message_.top());
       bytes > static_cast<double>(front_->options().max_message)) {
     return ResourceExhausted("top is " + std::to_string(message_.top()) + ", which for " +
                              std::to_string(item->ids.size()) + " tokens is more than a message takes; ask for fewer");
   }
   GenerationRequest request = ScoringRequest(item->ids, message_.top());
+  RETURN_IF_ERROR(CheckRequest(request, limits.request));
   if (message_.has_priority()) request.priority = message_.priority();
 
   Request::Options options;

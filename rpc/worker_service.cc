@@ -16,6 +16,7 @@ namespace {
 constexpr size_t kMessageBytes = 1 << 20;  // of events gathered into one message, about
 constexpr double kBusyLoadSeconds = 0.1, kIdleLoadSeconds = 1;
 constexpr size_t kMaxContext = 64 << 10;
+constexpr size_t kWholeKeptBytes = 64 << 20;  // of submissions that a hello offers whole
 
 // Names of the table; clients' ids have no control characters, so theirs never meet these.
 std::string Key(const v1::AttemptId& id) {
@@ -121,8 +122,15 @@ Status ExecuteCall::Greet(const v1::CoordinatorHello& hello) {
   *answer.mutable_identity() = std::move(identity);
   {
     std::lock_guard lock(service_->mutex_);
+    size_t bytes = 0;
     for (const auto& [key, attempt] : service_->attempts_) {
-      if (attempt->request->reader() == nullptr) *answer.add_kept() = *attempt->submission;
+      if (attempt->request->reader() != nullptr) continue;
+      bytes += attempt->submission->ByteSizeLong();
+      if (bytes <= kWholeKeptBytes) {
+        *answer.add_kept() = *attempt->submission;
+      } else {
+        *answer.add_kept()->mutable_id() = attempt->submission->id();
+      }
     }
   }
   std::lock_guard lock(mutex_);

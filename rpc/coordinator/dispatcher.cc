@@ -224,10 +224,13 @@ void Dispatcher::SendTo(Group* group, Part* part, double now) {
   Account(group, part, part->prompt() + replayed + part->count * (flight->limit - replayed), part->prompt() + replayed);
   if (!flight->keys.empty()) prefixes_.Note(group->session, flight->keys);
   group->flush_at = std::min(group->flush_at, now + options_.batch_window_s);
+  group->pending_bytes += submission->ByteSizeLong();
+  if (group->pending_bytes >= options_.message_bytes) Flush(group);
 }
 
 void Dispatcher::Flush(Group* group) {
   group->flush_at = kNever;
+  group->pending_bytes = 0;
   if (group->pending.submissions_size() == 0 && group->pending.aborts_size() == 0) return;
   v1::ExecuteRequest message;
   message.Swap(&group->pending);

@@ -35,6 +35,7 @@ struct DispatcherOptions {
   double silent_s = 2.5;          // a group that has said nothing for so long is as good as lost
   double no_group_s = 2;          // how long requests wait when there is no group at all
   int64_t priority_tokens = 1024;  // see FairQueue
+  size_t message_bytes = 4 << 20;  // of submissions that go together, about; groups refuse messages beyond 256 MiB
 };
 
 // The way to a group, of one Execute stream. Calls only queue.

@@ -68,6 +68,7 @@ struct Dispatcher::Group {
   int64_t others_tokens = 0;   // of requests that are not from here, as of its last load
   int others_sequences = 0;
   v1::ExecuteRequest pending;  // not sent yet
+  size_t pending_bytes = 0;    // of its submissions
   double flush_at = std::numeric_limits<double>::infinity();
 
   // More than it can run, so that it never waits for the coordinator; the rest waits here, where order is decided.

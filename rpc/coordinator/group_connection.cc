@@ -16,6 +16,7 @@ namespace {
 constexpr double kFirstBackoff = 0.1, kLastBackoff = 2;
 constexpr double kAskSeconds = 3;    // GetModelInfo
 constexpr double kHelloSeconds = 5;  // from the stream's beginning to its being up
+constexpr size_t kTogetherBytes = 4 << 20;  // of messages that wait and are sent as one
 
 std::chrono::system_clock::time_point After(double seconds) {
   return std::chrono::system_clock::now() + std::chrono::microseconds(static_cast<int64_t>(1e6 * seconds));
@@ -40,19 +41,22 @@ void ExecuteStream::Start(std::shared_ptr<ExecuteStream> self, v1::Worker::Stub*
 
 void ExecuteStream::WriteLocked() {
   if (is_writing_ || closed_) return;
-  if (pending_.submissions_size() == 0 && pending_.aborts_size() == 0) return;
-  writing_.Clear();
-  writing_.Swap(&pending_);
+  if (pending_.empty()) return;
+  writing_ = std::move(pending_.front());
+  pending_.pop_front();
   is_writing_ = true;
   StartWrite(&writing_);
 }
 
 void ExecuteStream::Send(v1::ExecuteRequest message) {
   std::lock_guard lock(mutex_);
-  if (pending_.submissions_size() == 0 && pending_.aborts_size() == 0) {
-    pending_.Swap(&message);
+  const size_t bytes = message.ByteSizeLong();
+  if (pending_.empty() || last_bytes_ + bytes > kTogetherBytes) {
+    pending_.push_back(std::move(message));
+    last_bytes_ = bytes;
   } else {
-    pending_.MergeFrom(message);
+    pending_.back().MergeFrom(message);
+    last_bytes_ += bytes;
   }
   WriteLocked();
 }

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -65,7 +66,9 @@ class ExecuteStream : public GroupLink, public grpc::ClientBidiReactor<v1::Execu
   std::mutex mutex_;
   std::condition_variable ended_;
   std::shared_ptr<ExecuteStream> self_;  // while gRPC has it
-  v1::ExecuteRequest writing_, pending_;
+  v1::ExecuteRequest writing_;
+  std::deque<v1::ExecuteRequest> pending_;  // in order
+  size_t last_bytes_ = 0;                   // of the last of these
   bool is_writing_ = false, closed_ = false, done_ = false;
   Status reset_, status_;
 };

@@ -29,6 +29,12 @@ TEST_F(ServiceTest, EveryFieldOutOfRangeIsRefusedWithASentenceByBothCalls) {
   EXPECT_TRUE(Eventually([&] { return Empty(); }));
 }
 
+TEST_F(ServiceTest, EveryFieldOfATextToBeScoredOutOfRangeIsRefusedWithASentenceThatNamesTheText) {
+  Start(Stories());
+  ExpectBadScoresRefused(*generation_);
+  EXPECT_TRUE(Eventually([&] { return Empty(); }));
+}
+
 TEST_F(ServiceTest, ARequestLargerThanTheWholeCacheIsResourceExhausted) {
   EngineOptions options = Retriever();
   options.kv_cache_bytes = 4 << 20;

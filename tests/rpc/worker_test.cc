@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "rpc/convert.h"
+#include "tests/rpc/held_engine.h"
 #include "tests/rpc/service_fixture.h"
 
 namespace quire {
@@ -240,6 +241,47 @@ TEST_F(ServiceTest, WhatABrokenStreamLeavesIsOfferedToTheNext) {
   EXPECT_EQ(second->got["kept/2"][0].ids, wanted.ids);
   EXPECT_EQ(second->failures["unknown/0"].code(), static_cast<int>(StatusCode::kNotFound));
   EXPECT_TRUE(Eventually([&] { return Empty(); }));
+}
+
+// However much that is: a hello is a message, too.
+TEST_F(ServiceTest, MoreThanAMessageTakesIsOfferedByIdAlone) {
+  StepGate gate;
+  StartLoading();
+  server_->Serve(std::make_unique<HeldEngine>(MakeEngine(Retriever()), &gate));
+  gate.Hold();
+  constexpr int kMany = 80;
+  {
+    Coordinator first(worker_.get());
+    ASSERT_TRUE(first.Hello("c"));
+    for (int i = 0; i < kMany; ++i) {
+      v1::ExecuteRequest request;
+      AddSubmission(Seeded({256}, 10), "s" + std::to_string(i), 0, &request);
+      request.mutable_submissions(0)->mutable_stopping()->add_stop(std::string(1 << 20, 'x'));
+      ASSERT_TRUE(first.Send(request));
+    }
+    EXPECT_TRUE(Eventually([&] { return gate.submits() == kMany; }));
+  }
+  std::optional<Coordinator> second;
+  ASSERT_TRUE(Eventually([&] {  // the broken stream is noticed a moment later
+    second.emplace(worker_.get());
+    EXPECT_TRUE(second->Hello("c"));
+    return second->hello->kept_size() == kMany;
+  }));
+  EXPECT_LT(second->hello->ByteSizeLong(), 65u << 20);
+  int whole = 0;
+  for (const v1::Submission& kept : second->hello->kept()) {
+    EXPECT_NE(kept.id().request_id(), "");
+    whole += kept.stopping().stop_size();
+  }
+  EXPECT_GE(whole, 60);
+  v1::ExecuteRequest aborts;
+  for (const v1::Submission& kept : second->hello->kept()) *aborts.add_aborts() = kept.id();
+  ASSERT_TRUE(second->Send(aborts));
+  EXPECT_TRUE(Eventually([&] { return gate.cancels() == kMany; }));
+  gate.Release();
+  EXPECT_TRUE(Eventually([&] { return Empty(); }));
+  second.reset();
+  server_.reset();  // before the gate
 }
 
 TEST_F(ServiceTest, WhatNobodyTakesUpIsAbortedAfterItsTime) {

@@ -56,6 +56,80 @@ TEST(CoordinatorInput, EveryFieldOutOfRangeIsRefusedWithASentenceByBothCalls) {
   EXPECT_EQ(cluster.Load().total().failovers(), 0);  // no group was blamed for a request's fault
 }
 
+TEST(CoordinatorInput, EveryFieldOfATextToBeScoredOutOfRangeIsRefusedWithASentenceThatNamesTheText) {
+  LocalCluster cluster(2, Options());
+  ExpectBadScoresRefused(cluster.generation());
+  EXPECT_TRUE(cluster.WaitEmpty());
+  EXPECT_EQ(cluster.Load().total().failovers(), 0);
+}
+
+// What is too large for a group must not get there: the stream to it, with everybody's requests, would break.
+TEST(CoordinatorInput, HugeMessagesAreRefusedAndDisturbNobody) {
+  LocalCluster cluster(2, Options());
+  Streams wanted;
+  ASSERT_TRUE(RunStream(cluster, Story(300), &wanted).ok());
+  std::atomic<bool> done = false;
+  std::thread beside([&] {
+    while (!done) {
+      Streams streams;
+      const grpc::Status status = RunStream(cluster, Story(300), &streams);
+      EXPECT_TRUE(status.ok()) << status.error_message();
+      EXPECT_EQ((streams[{0, 0}].ids), (wanted[{0, 0}].ids));
+    }
+  });
+  const auto expect = [&](const v1::GenerateRequest& request, grpc::StatusCode code, const char* says) {
+    Streams none;
+    const grpc::Status status = RunStream(cluster, request, &none);
+    EXPECT_EQ(status.error_code(), code) << status.error_message();
+    EXPECT_NE(status.error_message().find(says), std::string::npos) << status.error_message();
+    EXPECT_TRUE(none.empty());
+  };
+  v1::GenerateRequest request = Story(4);
+  request.mutable_prompts(0)->set_text(std::string((256 << 20) + 1, 'a'));
+  expect(request, grpc::RESOURCE_EXHAUSTED, "");  // the transport's own sentence
+  request.mutable_prompts(0)->set_text(std::string(10 << 20, 'a'));
+  expect(request, grpc::INVALID_ARGUMENT, "can't hold");
+  // Ids of five bytes, as many as the message takes: with what a group is told beside them they are too many for
+  // another.
+  const auto fill = [](google::protobuf::RepeatedField<int32_t>* ids, const google::protobuf::Message& message) {
+    ids->Resize(static_cast<int>(((256u << 20) - message.ByteSizeLong() - 20) / 5), 1 << 28);
+    EXPECT_GT(message.ByteSizeLong(), (256u << 20) - 20);
+    EXPECT_LE(message.ByteSizeLong(), 256u << 20);
+    return ids->size();
+  };
+  fill(request.mutable_prompts(0)->mutable_token_ids()->mutable_ids(), request);
+  expect(request, grpc::INVALID_ARGUMENT, "the context takes 512");
+
+  v1::ResumeRequest resume;  // as a client brings it whose coordinator was restarted
+  resume.set_request_id("huge");
+  *resume.mutable_request() = Story(100000000);
+  resume.mutable_request()->set_request_id("huge");
+  resume.mutable_request()->set_resumable(true);
+  v1::ResumePosition* position = resume.add_positions();
+  position->set_next_token_index(100000000);
+  const int brought = fill(position->mutable_token_ids(), resume);
+  position->set_next_token_index(brought);
+  grpc::ClientContext context;
+  auto reader = cluster.generation().Resume(&context, resume);
+  v1::GenerateChunk chunk;
+  EXPECT_FALSE(reader->Read(&chunk));
+  const grpc::Status resumed = reader->Finish();
+  EXPECT_EQ(resumed.error_code(), grpc::INVALID_ARGUMENT) << resumed.error_message();
+  EXPECT_NE(resumed.error_message().find(std::to_string(brought)), std::string::npos) << resumed.error_message();
+
+  v1::ScoreRequest score;
+  v1::ScoreResponse scored;
+  score.mutable_prompt()->set_text(std::string(10 << 20, 'a'));
+  EXPECT_EQ(ScoreOne(cluster.generation(), score, &scored).error_code(), grpc::INVALID_ARGUMENT);
+  score.clear_prompt();
+  fill(score.mutable_prompt()->mutable_token_ids()->mutable_ids(), score);
+  EXPECT_EQ(ScoreOne(cluster.generation(), score, &scored).error_code(), grpc::INVALID_ARGUMENT);
+  done = true;
+  beside.join();
+  EXPECT_TRUE(cluster.WaitEmpty());
+  EXPECT_EQ(cluster.Load().total().failovers(), 0);
+}
+
 void RunMutated(int count) {
   LocalCluster cluster(2, Options());
   MutatedCalls calls(ChannelTo(cluster.address()));

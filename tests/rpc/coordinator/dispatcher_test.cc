@@ -92,6 +92,25 @@ TEST_F(DispatcherTest, AnIdleGroupGetsARequestAtOnceABusyOneAfterTheWindow) {
   EXPECT_EQ(group.inbox()[1].submissions_size(), 2);  // together
 }
 
+TEST_F(DispatcherTest, ManyLargeSubmissionsGoInSeveralMessages) {
+  DispatcherOptions options;
+  options.message_bytes = 1000;
+  Make(options);
+  FakeGroup& group = AddGroup("a", 32);
+  Submit(Request("first"));
+  ASSERT_EQ(group.inbox().size(), 1u);
+  for (int i = 0; i < 12; ++i) Submit(Request("r" + std::to_string(i), 20, 1, 300));
+  EXPECT_GT(group.inbox().size(), 3u);  // none waits for the window
+  Wait(1);
+  int submissions = 0;
+  for (const v1::ExecuteRequest& message : group.inbox()) {
+    submissions += message.submissions_size();
+    const size_t last = message.submissions(message.submissions_size() - 1).ByteSizeLong();
+    EXPECT_LT(message.ByteSizeLong(), 1000 + last + 10);
+  }
+  EXPECT_EQ(submissions, 13);
+}
+
 TEST_F(DispatcherTest, RequestsGoWhereThereIsLessToCompute) {
   FakeGroup& a = AddGroup("a");
   FakeGroup& b = AddGroup("b");
