@@ -21,6 +21,7 @@ namespace {
 
 constexpr double kTickSeconds = 0.1;
 constexpr double kLastWordsSeconds = 5;  // for chunks that are on their way when the server ends
+constexpr const char* kDraining = "the service is draining; send the request to another, or later";
 
 uint64_t DrawIdBase() {
   std::random_device device;
@@ -72,8 +73,7 @@ Front::~Front() { Stop(); }
 
 Status Front::Start(const std::vector<grpc::Service*>& extra, const std::vector<std::string>& ready_names) {
   delivery_ = std::make_unique<Delivery>(
-      &TellReaders,
-      [this](double now) { OnTick(now); }, kTickSeconds);
+      &TellReaders, [this](double now) { OnTick(now); }, kTickSeconds);
   services_.push_back(MakeGenerationService(this));
   services_.push_back(MakeControlService(this));
   ready_names_ = ready_names;
@@ -120,7 +120,7 @@ v1::ServerState Front::State() const {
 double Front::uptime() const { return NowSeconds() - started_; }
 
 Status Front::Open() const {
-  if (draining_) return Unavailable("the service is draining; send the request to another, or later");
+  if (refusing_) return Unavailable(kDraining);
   return backend_->Available();
 }
 
@@ -150,6 +150,7 @@ std::string Front::NewRequestId() {
 
 void Front::ShowState() const {
   if (!listening_) return;
+  std::lock_guard lock(show_mutex_);
   const bool ready = State() == v1::SERVER_STATE_READY;
   for (const std::string& name : ready_names_) server_->GetHealthCheckService()->SetServingStatus(name, ready);
 }
@@ -172,15 +173,20 @@ void Front::OnTick(double now) {
 }
 
 void Front::Drain(double timeout_s) {
-  const std::string why = "the service is draining; send the request to another, or later";
-  requests_.Close(why);
-  submissions_.Close(why);
   {
     std::lock_guard lock(mutex_);
     const double deadline = NowSeconds() + std::max(0.0, timeout_s);
     drain_deadline_ = draining_.exchange(true) ? std::min(drain_deadline_, deadline) : deadline;
   }
+  Close(kDraining);
+}
+
+void Front::Close(const std::string& why) {
+  draining_ = true;
   ShowState();
+  requests_.Close(why);
+  submissions_.Close(why);
+  refusing_ = true;
 }
 
 void Front::AbortAll() {
@@ -189,7 +195,7 @@ void Front::AbortAll() {
 }
 
 bool Front::Drained() const {
-  if (!draining_) return false;
+  if (!refusing_) return false;
   if (in_flight() == 0) return true;
   std::lock_guard lock(mutex_);
   return NowSeconds() > drain_deadline_ + kLastWordsSeconds;  // the engine doesn't even abort
@@ -197,9 +203,7 @@ bool Front::Drained() const {
 
 void Front::Stop() {
   if (std::exchange(stopped_, true)) return;
-  draining_ = true;
-  requests_.Close("the service is ending");
-  submissions_.Close("the service is ending");
+  Close("the service is ending");
   AbortAll();
   if (server_ != nullptr) {
     // For what is left to be read, and no longer: a client that doesn't read must not hold the process.

@@ -59,7 +59,8 @@ class Front {
   // Begins to drain: see Control.Drain. Thread safe; the shortest timeout counts.
   void Drain(double timeout_s);
   bool draining() const { return draining_; }
-  // True when it drains and nothing runs any more, or when the timeout has passed and what ran has been aborted.
+  bool refusing() const { return refusing_; }  // a moment later
+  // True when it refuses and nothing runs any more, or when the timeout has passed and what ran has been aborted.
   bool Drained() const;
   // Ends the server: open calls get a few seconds for what is left to be read.
   void Stop();
@@ -88,6 +89,8 @@ class Front {
  private:
   void OnTick(double now);
   void AbortAll();
+  // Not ready, to whoever asks or watches, and only then refusing: who sees a refusal finds the service not ready.
+  void Close(const std::string& why);
 
   const FrontOptions options_;
   Backend* const backend_;
@@ -103,7 +106,9 @@ class Front {
   std::string address_;
   int port_ = 0;
 
-  std::atomic<bool> draining_ = false;
+  mutable std::mutex show_mutex_;       // held while what is so is shown, so that nothing older is shown after it
+  std::atomic<bool> draining_ = false;  // not ready
+  std::atomic<bool> refusing_ = false;  // after that
   std::atomic<bool> timed_out_ = false;
   mutable std::mutex mutex_;
   double drain_deadline_ = 0;

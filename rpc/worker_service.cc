@@ -283,7 +283,7 @@ void ExecuteCall::Pump() {
   }
   if (taking_in_ || !attempts_.empty()) return;
   if (reads_done_) return End(OkStatus());
-  if (service_->front_->draining()) End(Unavailable("the group has drained"));
+  if (service_->front_->refusing()) End(Unavailable("the group has drained"));
 }
 
 void ExecuteCall::OnWriteDone(bool ok) {
