@@ -19,7 +19,6 @@
 namespace quire::rpc {
 namespace {
 
-constexpr double kTickSeconds = 0.1;
 constexpr double kLastWordsSeconds = 5;  // for chunks that are on their way when the server ends
 constexpr const char* kDraining = "the service is draining; send the request to another, or later";
 
@@ -73,7 +72,7 @@ Front::~Front() { Stop(); }
 
 Status Front::Start(const std::vector<grpc::Service*>& extra, const std::vector<std::string>& ready_names) {
   delivery_ = std::make_unique<Delivery>(
-      &TellReaders, [this](double now) { OnTick(now); }, kTickSeconds);
+      &TellReaders, [this](double now) { OnTick(now); }, options_.tick_s);
   services_.push_back(MakeGenerationService(this));
   services_.push_back(MakeControlService(this));
   ready_names_ = ready_names;

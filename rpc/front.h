@@ -36,6 +36,7 @@ struct FrontOptions {
   size_t max_unread = 4 << 20;             // bytes that may wait for one client
   size_t max_message = kMaxMessageBytes;   // either way
   int intake_threads = 2;
+  double tick_s = 0.1;  // between looks at what only time ends
 };
 
 // What the model lets in, as far as the front must know.
@@ -74,7 +75,7 @@ class Front {
   RequestTable& requests() { return requests_; }
   RequestTable& submissions() { return submissions_; }  // of Worker.Execute
   Intake& intake() { return intake_; }
-  // Called ten times a second, after the readers' ticks.
+  // Called at every tick, after the readers' ticks.
   void set_on_tick(std::function<void(double)> on_tick) { on_tick_ = std::move(on_tick); }  // before Start
   // OK when a request may come in.
   Status Open() const;

@@ -1,6 +1,9 @@
 // Every way of ending a request leaves nothing behind: cancelled, out of time, aborted, unread, drained.
+#include "rpc/engine_backend.h"
+#include "rpc/front.h"
 #include "rpc/health.h"
 #include "tests/rpc/service_fixture.h"
+#include "tests/rpc/step_counted_endings.h"
 
 namespace quire {
 namespace {
@@ -17,6 +20,37 @@ TEST_F(ServiceTest, ACancelledCallFreesItsPages) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::CANCELLED);
   EXPECT_TRUE(Eventually([&] { return Empty(); }));
+}
+
+TEST_F(ServiceTest, ACallThatItsClientEndsFreesSlotAndPagesWithinAStep) {
+  StepGate gate;
+  StartLoading();
+  server_->Serve(std::make_unique<HeldEngine>(MakeEngine(Retriever()), &gate));
+  StepCountedEndings(generation_.get(), &gate).All();
+  server_.reset();  // before the gate
+}
+
+// At once: not when somebody looks whether anybody reads.
+TEST(FrontEndings, ACallThatItsClientEndsIsEndedWithoutATick) {
+  StepGate gate;
+  rpc::EngineBackend backend({"test", "group", "", 1});
+  rpc::FrontOptions options;
+  options.tick_s = 1e6;
+  rpc::Front front(options, &backend);
+  ASSERT_TRUE(front.Start({}, {}).ok());
+  EngineOptions engine = ModelOptions("retriever-2m");
+  engine.kv_cache_bytes = 128 << 20;
+  backend.SetEngine(std::make_unique<HeldEngine>(MakeEngine(engine), &gate), "");
+  const auto stub = v1::Generation::NewStub(grpc::CreateChannel(front.address(), grpc::InsecureChannelCredentials()));
+  {
+    StepCountedEndings endings(stub.get(), &gate);
+    endings.Stream(/*resumable=*/false, /*cancel=*/true);
+    endings.Stream(/*resumable=*/false, /*cancel=*/false);
+    endings.Whole();
+    endings.Score();
+  }
+  front.Stop();
+  backend.Stop();
 }
 
 TEST_F(ServiceTest, ADeadlineFreesItsPagesWhetherWholeOrStreamedOrResumable) {

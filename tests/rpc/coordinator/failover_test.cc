@@ -100,6 +100,30 @@ TEST(Failover, StreamsSurviveTheCoordinatorsRestart) {
   EXPECT_TRUE(cluster.WaitIdle());
 }
 
+TEST(Failover, AKilledClientLeavesNothingAndDisturbsNobody) {
+  Cluster cluster(2, "retriever-2m", GroupFlags("float32"));
+  const std::vector<ClientStream> streams = MixedStreams(kPolicies, 2, 150, 300);
+  const std::vector<ClientStream> expected = RunUndisturbed(cluster, streams);
+  std::vector<std::unique_ptr<QuireProcess>> clients;
+  for (const char* n : {"1", "3"}) {
+    clients.push_back(std::make_unique<QuireProcess>(
+        std::vector<std::string>{"client", "--address", cluster.address(), "--prompt", "some text to go on from", "--n",
+                                 n, "--temperature", "1", "--max-tokens", "100000", "--ignore-eos", "--retry", "0"}));
+  }
+  const double end = NowSeconds() + 30 * kSlowness;
+  while (cluster.Load().total().running() < 4 && NowSeconds() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(cluster.Load().total().running(), 4);
+  ClientStreams beside(cluster.address(), streams);
+  ASSERT_TRUE(beside.WaitTokens(100));
+  for (const auto& client : clients) client->Kill();
+  beside.Join();
+  ExpectEqual(beside.results(), expected);
+  EXPECT_TRUE(cluster.WaitIdle());
+  EXPECT_EQ(cluster.Load().total().failovers(), 0);
+}
+
 #ifdef QUIRE_MPIRUN
 // A group of two processes is lost with either: here the one that the coordinator doesn't talk to.
 const std::vector<std::string> kTwoRanks = {QUIRE_SOURCE_DIR "/tests/mpirun.sh", QUIRE_MPIRUN, "2"};

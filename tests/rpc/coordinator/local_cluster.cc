@@ -24,7 +24,7 @@ std::shared_ptr<grpc::Channel> ChannelTo(const std::string& address) {
 }
 
 LocalCluster::LocalCluster(int groups, const EngineOptions& engine, CoordinatorOptions coordinator,
-                           const std::vector<SelectionObserver*>& observers)
+                           const std::vector<SelectionObserver*>& observers, const Wrap& wrap)
     : options_(std::move(coordinator)) {
   for (int i = 0; i < groups; ++i) {
     auto group = std::make_unique<Group>();
@@ -37,6 +37,7 @@ LocalCluster::LocalCluster(int groups, const EngineOptions& engine, CoordinatorO
     group->server = std::move(server).value();
     auto made = MakeEngine(engine);
     if (static_cast<size_t>(i) < observers.size()) made->set_selection_observer(observers[static_cast<size_t>(i)]);
+    if (wrap) made = wrap(i, std::move(made));
     group->server->Serve(std::move(made));
     group->way = std::make_unique<TcpProxy>(group->server->address());
     group->control = v1::Control::NewStub(ChannelTo(group->server->address()));

@@ -2,6 +2,7 @@
 // everything but the processes' own deaths, which cluster.h has, in a fraction of the time.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,9 +15,11 @@ namespace quire {
 
 class LocalCluster {
  public:
+  // What a group serves, made of its engine.
+  using Wrap = std::function<std::unique_ptr<Engine>(int group, std::unique_ptr<Engine>)>;
   // observers: of each group's engine; may be shorter, and its entries null.
   LocalCluster(int groups, const EngineOptions& engine, CoordinatorOptions coordinator = {},
-               const std::vector<SelectionObserver*>& observers = {});
+               const std::vector<SelectionObserver*>& observers = {}, const Wrap& wrap = {});
 
   const std::string& address() const { return coordinator_->address(); }
   Coordinator& coordinator() { return *coordinator_; }
