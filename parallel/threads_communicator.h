@@ -1,5 +1,5 @@
-// Ranks as threads of one process: collectives read the peers' buffers in place. The fastest way to use several
-// ranks on one node, and the way tests run any tp without a launcher.
+// Ranks as threads of one process: collectives read the peers' buffers in place. Several ranks on one node without
+// a launcher, about as fast as processes of an MPI job (README's figures), and the way tests run any tp.
 #pragma once
 
 #include <chrono>
