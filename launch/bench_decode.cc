@@ -10,6 +10,7 @@
 #include "core/base/clock.h"
 #include "core/base/dtype.h"
 #include "core/model/families.h"
+#include "kernels/selection/evicting.h"
 #include "launch/bench.h"
 #include "launch/command.h"
 #include "launch/flags.h"
@@ -84,7 +85,8 @@ Status RunRow(Engine& engine, int steps, uint64_t seed, Row& row) {
   return failure;
 }
 
-// Bytes that a step reads: the matrices once, the pages read, and the metadata that selection scores.
+// Bytes that a step reads: the matrices once, the pages read, and the metadata that selection scores; by policies that
+// evict by weight, their maps and K once more.
 Result<double> BytesOfStep(const Engine& engine, const Row& row) {
   const ModelConfig& config = engine.config();
   const EngineOptions& options = engine.options();
@@ -105,6 +107,11 @@ Result<double> BytesOfStep(const Engine& engine, const Row& row) {
   for (int layer = 0; layer < config.layers; ++layer) {
     if (policy->IsDense(MeasuredLength(row), layer, options.page_size)) continue;
     bytes += static_cast<double>(policy->SelectBytes(select));
+  }
+  if (policy->Declare().slot_map) {
+    const auto slots = static_cast<double>(std::min<int64_t>(MeasuredLength(row), policy->capacity()));
+    const double slot_bytes = config.head_dim * ElementSize(cache) + static_cast<double>(kSlotMapEntryBytes);
+    bytes += slots * slot_bytes * static_cast<double>(row.batch * config.layers * config.kv_heads);
   }
   return bytes;
 }

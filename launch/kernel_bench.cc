@@ -8,7 +8,9 @@
 
 #include "core/base/clock.h"
 #include "kernels/attention_decode_sinks.h"
+#include "kernels/attention_mass.h"
 #include "kernels/kv_append.h"
+#include "kernels/selection/evicting.h"
 #include "launch/bench.h"
 #include "launch/signals.h"
 
@@ -89,7 +91,7 @@ Status BenchCache::CheckRoom(const PageFormat& format, int64_t batch, int64_t le
 }
 
 Result<std::unique_ptr<BenchCache>> BenchCache::Create(const Context& ctx, const PageFormat& format, int batch,
-                                                       int64_t length, uint64_t seed) {
+                                                       int64_t length, uint64_t seed, bool codes) {
   auto cache = std::unique_ptr<BenchCache>(new BenchCache(ctx));
   BenchMemory& memory = cache->memory_;
   const int64_t pages = PagesOf(format, length), groups = GroupsOf(format, length);
@@ -98,9 +100,9 @@ Result<std::unique_ptr<BenchCache>> BenchCache::Create(const Context& ctx, const
   ASSIGN_OR_RETURN(cache->pages.v, memory.Bytes(pages * batch * format.v_page_stride * element));
   ASSIGN_OR_RETURN(cache->pages.meta, memory.Bytes(groups * batch * format.meta_group_stride * element));
   ASSIGN_OR_RETURN(cache->pages.over, memory.Bytes(groups * batch * format.over_group_stride * element));
-  if (ctx.device.kind == DeviceKind::kCpu) {  // a GPU's policies read none
-    ASSIGN_OR_RETURN(void* codes, memory.Bytes(groups * batch * format.meta_group_stride));
-    cache->pages.codes = static_cast<uint8_t*>(codes);
+  if (codes) {
+    ASSIGN_OR_RETURN(void* memory_of_codes, memory.Bytes(groups * batch * format.meta_group_stride));
+    cache->pages.codes = static_cast<uint8_t*>(memory_of_codes);
   }
   std::mt19937_64 random(seed);
   std::vector<int32_t>&page_begin = cache->page_begin_, &group_begin = cache->group_begin_;
@@ -196,7 +198,12 @@ Result<std::unique_ptr<PolicyBench>> PolicyBench::Create(const Context& ctx, con
   std::unique_ptr<PolicyBench> bench(new PolicyBench(ctx, options));
   BenchMemory& memory = bench->memory_;
   const PageFormat& f = options.format;
-  ASSIGN_OR_RETURN(bench->cache_, BenchCache::Create(ctx, f, options.batch, options.depth, options.seed));
+  bool codes = false;
+  for (const AttentionSpec& spec : specs) {
+    ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, bench->Shape()));
+    codes |= policy->Declare().codes;
+  }
+  ASSIGN_OR_RETURN(bench->cache_, BenchCache::Create(ctx, f, options.batch, options.depth, options.seed, codes));
   BenchCache& cache = *bench->cache_;
   RETURN_IF_ERROR(cache.Fill(options.depth, options.seed + 1));
   const int64_t width = int64_t{options.q_heads} * f.k_dim;
@@ -221,15 +228,14 @@ Result<std::unique_ptr<PolicyBench>> PolicyBench::Create(const Context& ctx, con
   return bench;
 }
 
+PolicyShape PolicyBench::Shape() const {
+  const PageFormat& f = options_.format;
+  return {f.page_size, f.k_dim, f.v_dim, f.dtype, options_.q_heads / f.kv_heads};
+}
+
 Status PolicyBench::Add(const AttentionSpec& spec) {
   const PageFormat& f = options_.format;
-  const PolicyShape shape{f.page_size, f.k_dim, f.v_dim, f.dtype, options_.q_heads / f.kv_heads};
-  ASSIGN_OR_RETURN(auto owned, MakePolicy(spec, shape));
-  if (owned->capacity() > 0) {
-    return InvalidArgument(spec.ToString() +
-                           " evicts: its kernel is dense attention over token_budget tokens; measure that at --depth " +
-                           std::to_string(owned->capacity()));
-  }
+  ASSIGN_OR_RETURN(auto owned, MakePolicy(spec, Shape()));
   if (ctx_.session != nullptr && owned->token_budget() > 0 && !owned->RunsOnGpu()) {
     return Unimplemented(spec.ToString() + " has no kernels for a GPU yet; measure it with --device cpu");
   }
@@ -241,13 +247,14 @@ Status PolicyBench::Add(const AttentionSpec& spec) {
   RETURN_IF_ERROR(AddAttentionFields(spec, f.page_size, &step.row));
   step.row["depth"] = options_.depth;
   step.row["batch"] = options_.batch;
+  if (policy->capacity() > 0) return AddEvicting(*policy, std::move(step));
   if (layer < 64) return AddSelected(*policy, layer, std::move(step));
   ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(ctx_, decode_)));
   step.attend = static_cast<int>(timed_.size());
   Timed& one = timed_.emplace_back();
   one.row = step.row;
   one.row["name"] = "attend";
-  one.bytes = static_cast<double>(options_.batch * options_.depth * f.kv_heads * shape.TokenBytes());
+  one.bytes = static_cast<double>(options_.batch * options_.depth * f.kv_heads * Shape().TokenBytes());
   one.run = [this, workspace] { AttentionDecode(ctx_, decode_, workspace); };
   step.line_bytes = step.formula_bytes = one.bytes;
   steps_.push_back(std::move(step));
@@ -346,10 +353,7 @@ Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step s
     step.formula_bytes = selection_bytes + static_cast<double>(lists * std::min(depth, tokens)) * token_bytes;
   }
   if (window.window > 0) {
-    AttentionSinksParams sinks{decode, decode.q, decode.q_stride, 0, window.sinks};  // turning queries is left out
-    sinks.decode.window = window.window;
-    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionSinksWorkspace(ctx_, sinks)));
-    attention.run = [this, sinks, workspace] { AttentionDecodeSinks(ctx_, sinks, workspace); };
+    RETURN_IF_ERROR(AddSinks(decode, window, &attention));
   } else {
     decode.selection = &view;
     if (needs.history > 0 && needs.mass) {
@@ -377,16 +381,128 @@ Status PolicyBench::AddSelected(const AttentionPolicy& policy, int layer, Step s
     remember.run = [this, &policy, params] { policy.RememberRows(ctx_, params); };
     timed_.push_back(std::move(remember));
   }
-  if (ctx_.session != nullptr) {
-    // A GPU begins the next kernel while one ends; and every timing has a start and an end that it pays for.
-    step.whole = static_cast<int>(timed_.size());
-    Timed whole;
-    whole.run = [runs = std::vector<Timed>(timed_.begin() + step.select, timed_.end())] {
-      for (const Timed& part : runs) part.run();
-    };
-    timed_.push_back(std::move(whole));
-  }
+  AddWhole(&step);
   steps_.push_back(std::move(step));
+  return OkStatus();
+}
+
+// A GPU begins the next kernel while one ends; and every timing has a start and an end that it pays for.
+void PolicyBench::AddWhole(Step* step) {
+  if (ctx_.session == nullptr) return;
+  const int first = step->select >= 0 ? step->select : step->attend;
+  step->whole = static_cast<int>(timed_.size());
+  Timed whole;
+  whole.run = [runs = std::vector<Timed>(timed_.begin() + first, timed_.end())] {
+    for (const Timed& part : runs) part.run();
+  };
+  timed_.push_back(std::move(whole));
+}
+
+Status PolicyBench::AddSinks(const AttentionDecodeParams& decode, const SinkWindow& window, Timed* attention) {
+  AttentionSinksParams sinks{decode, decode.q, decode.q_stride, 0, window.sinks};
+  sinks.decode.window = window.window;
+  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionSinksWorkspace(ctx_, sinks)));
+  attention->run = [this, sinks, workspace] { AttentionDecodeSinks(ctx_, sinks, workspace); };
+  return OkStatus();
+}
+
+// An evicting policy's parts: who leaves (where the sequence is long enough), attention to all that is kept, and the
+// weights of that. Writing K and V over what leaves is left out, as every append is.
+Status PolicyBench::AddEvicting(const AttentionPolicy& policy, Step step) {
+  const PageFormat& f = options_.format;
+  const bool overwrites = options_.depth > policy.capacity(), weighs = policy.Declare().slot_map;
+  const int64_t kept = std::min(options_.depth, policy.capacity()), lists = int64_t{options_.batch} * f.kv_heads;
+  std::vector<SlotMap> maps;
+  for (int row = 0; weighs && row < options_.batch; ++row) {
+    std::vector<float> values = NormalFloats(f.kv_heads * kept, options_.seed + 9 + row);
+    for (float& value : values) value = std::exp(value);
+    ASSIGN_OR_RETURN(float* weights, memory_.Copy(values));
+    ASSIGN_OR_RETURN(int32_t * positions, memory_.Zeros<int32_t>(f.kv_heads * kept));
+    maps.push_back({positions, weights, f.kv_heads, kept});
+    KeepFirstAndLatest(options_.depth, maps.back());
+  }
+  const double map_bytes = weighs ? static_cast<double>(lists * kept * kSlotMapEntryBytes) : 0;
+  if (overwrites && ctx_.session == nullptr) {  // those that run on a GPU know it from positions alone
+    step.select = static_cast<int>(timed_.size());
+    Timed& leave = timed_.emplace_back();
+    leave.row = step.row;
+    leave.row["name"] = "select";
+    leave.bytes = map_bytes;
+    leave.row["line_bytes"] = static_cast<int64_t>(map_bytes);
+    leave.run = [this, &policy, maps, lists, position = options_.depth]() mutable {
+      const int heads = options_.format.kv_heads;
+      ctx_.pool->ParallelFor(maps.empty() ? 1 : lists, [&](int64_t list, int) {
+        policy.Evict(position, static_cast<int>(list % heads),
+                     maps.empty() ? nullptr : &maps[static_cast<size_t>(list / heads)]);
+      });
+      ++position;
+    };
+  }
+
+  AttentionDecodeParams decode = decode_;
+  ASSIGN_OR_RETURN(decode.row_len, memory_.Copy(std::vector<int32_t>(decode.rows, static_cast<int32_t>(kept))));
+  decode.longest = static_cast<int32_t>(kept);
+  if (weighs) {
+    ASSIGN_OR_RETURN(decode.lse, memory_.Zeros<float>(int64_t{decode.rows} * decode.q_heads));
+  }
+  step.attend = static_cast<int>(timed_.size());
+  Timed attention;
+  attention.row = step.row;
+  attention.row["name"] = "attend";
+  attention.row["pages_read"] = step.row["pages_read"] = PagesOf(f, kept) * lists;
+  attention.row["pages_total"] = step.row["pages_total"] = PagesOf(f, options_.depth) * lists;
+  attention.bytes = static_cast<double>(lists * kept * Shape().TokenBytes());
+  step.formula_bytes = step.line_bytes = attention.bytes + map_bytes;
+  const SinkWindow window = overwrites ? policy.WindowAt(options_.depth) : SinkWindow{};
+  if (window.window > 0) {
+    RETURN_IF_ERROR(AddSinks(decode, window, &attention));
+  } else {
+    ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionDecodeWorkspace(ctx_, decode)));
+    attention.run = [this, decode, workspace] { AttentionDecode(ctx_, decode, workspace); };
+  }
+  timed_.push_back(std::move(attention));
+  if (weighs) RETURN_IF_ERROR(AddRememberedSlots(policy, decode, std::move(maps), &step));
+  AddWhole(&step);
+  steps_.push_back(std::move(step));
+  return OkStatus();
+}
+
+Status PolicyBench::AddRememberedSlots(const AttentionPolicy& policy, const AttentionDecodeParams& decode,
+                                       std::vector<SlotMap> maps, Step* step) {
+  const PageFormat& f = options_.format;
+  const int64_t kept = decode.longest, row_floats = f.kv_heads * kept;
+  PrefillMassParams mass;
+  mass.q = decode.q;
+  mass.q_stride = decode.q_stride;
+  mass.lse = decode.lse;
+  mass.q_heads = decode.q_heads;
+  mass.pages = decode.pages;
+  mass.table = decode.table;
+  mass.scale = decode.scale;
+  mass.by_token = true;
+  mass.mass_pages = kept;
+  ASSIGN_OR_RETURN(float* masses, memory_.Zeros<float>(decode.rows * row_floats));
+  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(PrefillMassWorkspace(ctx_, mass)));
+  step->remember = static_cast<int>(timed_.size());
+  Timed& remember = timed_.emplace_back();
+  remember.row = step->row;
+  remember.row["name"] = "remember";
+  remember.bytes = static_cast<double>(decode.rows * row_floats * f.k_dim * ElementSize(f.dtype));
+  step->line_bytes += remember.bytes;
+  step->formula_bytes += remember.bytes;
+  remember.run = [this, &policy, mass, masses, workspace, maps, rows = decode.rows, row_floats]() mutable {
+    for (int row = 0; row < rows; ++row) {
+      mass.chunk = {row, row, 1, static_cast<int32_t>(mass.mass_pages) - 1};
+      mass.mass = masses + row * row_floats;
+      PrefillMass(ctx_, mass, workspace, 0);
+    }
+    const int heads = options_.format.kv_heads;
+    ctx_.pool->ParallelFor(int64_t{rows} * heads, [&](int64_t list, int) {
+      const int row = static_cast<int>(list / heads), head = static_cast<int>(list % heads);
+      policy.RememberSlots(masses + row * row_floats + head * mass.mass_pages, mass.mass_pages, head,
+                           &maps[static_cast<size_t>(row)]);
+    });
+  };
   return OkStatus();
 }
 

@@ -79,8 +79,9 @@ class BenchCache {
   static int64_t Bytes(const PageFormat& format, int64_t batch, int64_t length);
   // RESOURCE_EXHAUSTED, with both figures, when so many bytes aren't free.
   static Status CheckRoom(const PageFormat& format, int64_t batch, int64_t length, size_t free_bytes);
-  static Result<std::unique_ptr<BenchCache>> Create(const Context& ctx, const PageFormat& format, int batch, int64_t length,
-                                                    uint64_t seed);
+  // codes: of metadata in 8 bits, too.
+  static Result<std::unique_ptr<BenchCache>> Create(const Context& ctx, const PageFormat& format, int batch,
+                                                    int64_t length, uint64_t seed, bool codes = false);
   // Fills [0, length) of every sequence by the same kernel that a step appends with: uniform in [−1, 1).
   Status Fill(int64_t length, uint64_t seed);
 
@@ -95,7 +96,8 @@ class BenchCache {
 };
 
 // The decode attention of `batch` sequences of `depth` tokens under some policies, over one cache: a policy that
-// selects at this depth has a part that selects, one that attends and, if it keeps a history, one that remembers.
+// selects at this depth has a part that selects, one that attends and, if it keeps a history, one that remembers. One
+// that evicts selects who leaves, and attends to as many of the cache's first tokens as it keeps.
 class PolicyBench {
  public:
   struct Options {
@@ -121,8 +123,17 @@ class PolicyBench {
 
  private:
   PolicyBench(const Context& ctx, const Options& options) : ctx_(ctx), options_(options), memory_(ctx) {}
+  PolicyShape Shape() const;
   Status Add(const AttentionSpec& spec);
   Status AddSelected(const AttentionPolicy& policy, int layer, Step step);
+  Status AddEvicting(const AttentionPolicy& policy, Step step);
+  // On a GPU the parts as one, behind them.
+  void AddWhole(Step* step);
+  // What the policy weighs of each row in the end.
+  Status AddRememberedSlots(const AttentionPolicy& policy, const AttentionDecodeParams& decode,
+                            std::vector<SlotMap> maps, Step* step);
+  // Attention over sinks and a window; turning queries is left out.
+  Status AddSinks(const AttentionDecodeParams& decode, const SinkWindow& window, Timed* attention);
   Status AddHistory(const AttentionPolicy& policy, SelectParams* select);
   // The same rows with arrays that the host may look into, for counting bytes.
   SelectParams OnHost(SelectParams select) const;

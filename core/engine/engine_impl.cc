@@ -74,11 +74,11 @@ Result<std::string> EngineImpl::SubmitRandomCache(int64_t length, int steps, uin
   auto state = std::make_unique<RequestState>();
   ASSIGN_OR_RETURN(const AttentionSpec spec, ResolveAttention(attention, o.attention, o.page_size));
   ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, o.page_size));
-  if (policy->capacity() > 0) {
-    return Unimplemented("a cache of random contents can't be given to '" + spec.ToString() +
-                         "', for what an evicting sequence has kept depends on its past; leave out evict");
-  }
+  if (o.device == "cuda") RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
+  RETURN_IF_ERROR(CheckEvicts(*policy, spec, plan_.executor.cache, o.max_model_len));
   state->attention = spec.ToString();
+  state->capacity = policy->capacity();
+  state->counts_inside = policy->CountsInside();
   state->dense_length = length;
   state->output_begin = length + 1;
   state->max_output = steps;

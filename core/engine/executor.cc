@@ -133,17 +133,19 @@ void Executor::UpdateTables(const StepPlan& plan) {
 
 Status Executor::FillRandom(const RandomFill& fill) {
   if (fill.length == 0) return OkStatus();
-  RETURN_IF_ERROR(
-      history_.FillRandom(fill.slot, slots_[fill.slot].policy.get(), fill.length, fill.seed, first_kv_head_));
   const Slot& slot = slots_[fill.slot];
-  const int64_t pages = (fill.length + options_.cache.page_size - 1) / options_.cache.page_size;
+  RETURN_IF_ERROR(history_.FillRandom(fill.slot, slot.policy.get(), fill.length, fill.seed, first_kv_head_));
+  slot_maps_.FillRandom(fill.slot, fill.length, fill.seed, first_kv_head_);
+  const int64_t capacity = slot.policy->capacity();
+  const int64_t cached = capacity > 0 ? std::min(fill.length, capacity) : fill.length;
+  const int64_t pages = (cached + options_.cache.page_size - 1) / options_.cache.page_size;
   const int64_t groups = (pages + kPagesPerGroup - 1) / kPagesPerGroup;
   for (size_t g = 0; g < slot.tables.size(); ++g) {
     const PageTable& table = slot.tables[g];
     CHECK_GE(static_cast<int64_t>(table.pages.size()), pages);
     const bool metadata = !table.groups.empty();
     RETURN_IF_ERROR(storage_.FillRandom(ctx_, static_cast<int>(g), {table.pages.data(), static_cast<size_t>(pages)},
-                                        {table.groups.data(), metadata ? static_cast<size_t>(groups) : 0}, fill.length,
+                                        {table.groups.data(), metadata ? static_cast<size_t>(groups) : 0}, cached,
                                         fill.seed, first_kv_head_));
   }
   return OkStatus();

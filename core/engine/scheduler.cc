@@ -101,9 +101,9 @@ bool Scheduler::Allocate(Sequence* sequence, int rows) {
 
 void Scheduler::FillRandomCache(Sequence* sequence, StepPlan* plan) {
   // By steps, for a windowed cache holds no more than a step's tokens beyond its window.
-  const int64_t length = sequence->request->dense_length;
-  for (int64_t at = 0; at < length;) {
-    const int64_t n = std::min<int64_t>(options_.max_rows, length - at);
+  const int64_t length = sequence->request->dense_length, cached = sequence->request->cached(length);
+  for (int64_t at = 0; at < cached;) {
+    const int64_t n = std::min<int64_t>(options_.max_rows, cached - at);
     books_.ReleaseOutOfWindow(sequence->kv);
     const Status status = books_.Append(sequence->kv, n);
     CHECK(status.ok());  // it was reserved

@@ -4,6 +4,8 @@
 #include <numeric>
 
 #include "core/base/check.h"
+#include "core/engine/philox.h"
+#include "kernels/selection/evicting.h"
 
 namespace quire {
 namespace {
@@ -20,9 +22,7 @@ std::vector<int> LayerHeads(const CacheConfig& cache) {
 }
 
 // Of one slot.
-size_t SlotBytes(int64_t heads, int64_t capacity) {
-  return static_cast<size_t>(heads * capacity) * (sizeof(int32_t) + sizeof(float));
-}
+size_t SlotBytes(int64_t heads, int64_t capacity) { return static_cast<size_t>(heads * capacity * kSlotMapEntryBytes); }
 
 }  // namespace
 
@@ -82,6 +82,22 @@ void SlotMaps::Fork(int from, int to) {
     SlotMap& b = slots_[static_cast<size_t>(to)][layer];
     std::copy_n(a.positions, a.kv_heads * a.capacity, b.positions);
     std::copy_n(a.weights, a.kv_heads * a.capacity, b.weights);
+  }
+}
+
+void SlotMaps::FillRandom(int slot, int64_t length, uint64_t seed, int first_kv_head) {
+  std::vector<SlotMap>& layers = slots_[static_cast<size_t>(slot)];
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    SlotMap& map = layers[layer];
+    KeepFirstAndLatest(length, map);
+    for (int head = 0; head < map.kv_heads; ++head) {
+      const uint32_t stream = static_cast<uint32_t>(layer << 12) + static_cast<uint32_t>(first_kv_head + head);
+      float* weights = map.Weights(head);
+      for (int64_t i = 0; i < std::min(length, map.capacity); ++i) {
+        const uint64_t bits = RandomBits(seed, stream, static_cast<uint64_t>(i), DrawPurpose::kRandomHistory);
+        weights[i] = static_cast<float>((bits >> 40) + 1) * 0x1p-25f;
+      }
+    }
   }
 }
 

@@ -30,6 +30,11 @@ class SlotMaps {
   // `to` becomes a copy of `from`.
   void Fork(int from, int to);
 
+  // For benchmarks: as if the slot's sequence of `length` tokens had kept its first and its latest ones (evicting.h),
+  // with weights that are seeded numbers in (0, 1). first_kv_head: the rank's first, so that values don't depend on the
+  // number of ranks.
+  void FillRandom(int slot, int64_t length, uint64_t seed, int first_kv_head);
+
   size_t bytes() const { return memory_.size(); }
 
  private:

@@ -50,7 +50,8 @@ struct TableDelta {
   bool operator==(const TableDelta&) const = default;
 };
 
-// The first `length` tokens of the slot get seeded random K and V (benchmarks).
+// The first `length` tokens of the slot get seeded random K and V (benchmarks); of an evicting sequence those that it
+// has kept.
 struct RandomFill {
   int32_t slot = 0;
   int32_t reserved = 0;

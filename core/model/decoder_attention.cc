@@ -11,6 +11,7 @@
 #include "kernels/attention_mass.h"
 #include "kernels/elementwise.h"
 #include "kernels/kv_append.h"
+#include "kernels/selection/evicting.h"
 
 namespace quire {
 namespace {
@@ -348,9 +349,8 @@ void AttentionRunner::CountRun(const LayerAttention& step, const DecoderRows& ro
     stats.Count(rows.source[row], {read, 0, read * block_bytes, 0});
     if (!run.by_slot) continue;
     // K a second time for the weights, and the map.
-    const int64_t entry = sizeof(int32_t) + sizeof(float);
-    const int64_t again =
-        read * format.k_head_stride * ElementSize(format.dtype) + kv_heads_ * int64_t{rows.len[row]} * entry;
+    const int64_t again = read * format.k_head_stride * ElementSize(format.dtype) +
+                          kv_heads_ * int64_t{rows.len[row]} * kSlotMapEntryBytes;
     stats.Count(rows.source[row], {0, 0, again, 0});
   }
 }

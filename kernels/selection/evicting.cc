@@ -43,6 +43,16 @@ Result<EvictOptions> EvictOptions::Read(std::string_view policy, OptionReader* r
   return o;
 }
 
+void KeepFirstAndLatest(int64_t length, const SlotMap& map) {
+  const int64_t first = map.capacity - map.capacity / 2, left_out = std::max<int64_t>(0, length - map.capacity);
+  for (int head = 0; head < map.kv_heads; ++head) {
+    int32_t* positions = map.Positions(head);
+    for (int64_t slot = 0; slot < map.capacity; ++slot) {
+      positions[slot] = static_cast<int32_t>(slot < first ? slot : slot + left_out);
+    }
+  }
+}
+
 int WeighingPolicy::MaxPages(int64_t length, int page_size) const {
   return static_cast<int>((std::min(length, options_.token_budget) + page_size - 1) / page_size);
 }

@@ -35,6 +35,12 @@ struct EvictOptions {
 inline constexpr std::string_view kEvictOption =
     ", evict (true or false; default false: with true sink_tokens is 4 by default, all by tokens, in all layers)";
 
+// Of a slot and KV head in a SlotMap.
+inline constexpr int64_t kSlotMapEntryBytes = sizeof(int32_t) + sizeof(float);
+// For benchmarks: the map's positions become those of a sequence of `length` tokens that has kept its first ones and,
+// with as many slots, its latest.
+void KeepFirstAndLatest(int64_t length, const SlotMap& map);
+
 class WeighingPolicy : public AttentionPolicy {
  public:
   explicit WeighingPolicy(const EvictOptions& options) : options_(options) {}

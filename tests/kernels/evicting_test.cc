@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -103,6 +105,30 @@ TEST(EvictingPolicy, DefaultsAreThePapersAndSinks) {
   }
   EXPECT_EQ(Make("h2o")->capacity(), 0);
   EXPECT_EQ(Make("streaming:evict=false")->capacity(), 0);
+}
+
+// As benchmarks have it: whatever must be kept by its position is there, and something may leave.
+TEST(EvictingPolicy, ASequenceThatHasKeptItsFirstAndLatestHasRoomForTheNext) {
+  for (const auto& [sinks, recent, budget] : std::vector<std::array<int64_t, 3>>{
+           {4, 0, 5}, {0, 0, 1}, {10, 10, 21}, {20, 4, 25}, {2, 22, 25}, {4, 128, 256}}) {
+    const auto policy = MakePolicy(
+        *AttentionSpec::Parse("h2o:evict=true:token_budget=" + std::to_string(budget) +
+                              ":sink_tokens=" + std::to_string(sinks) + ":recent_tokens=" + std::to_string(recent)),
+        16);
+    ASSERT_TRUE(policy.ok()) << policy.status().ToString();
+    std::vector<int32_t> positions(static_cast<size_t>(budget), -1);
+    std::vector<float> weights(static_cast<size_t>(budget), 1.0f);
+    SlotMap map{positions.data(), weights.data(), 1, budget};
+    for (const int64_t length : {budget, budget + 1, budget + 1000}) {
+      KeepFirstAndLatest(length, map);
+      EXPECT_TRUE(std::is_sorted(positions.begin(), positions.end()));
+      EXPECT_TRUE(std::adjacent_find(positions.begin(), positions.end()) == positions.end());
+      EXPECT_EQ(positions[0], 0);
+      EXPECT_EQ(positions.back(), budget == 1 ? 0 : length - 1);
+      const int32_t slot = (*policy)->Evict(length, 0, &map);
+      EXPECT_EQ(positions[static_cast<size_t>(slot)], length);
+    }
+  }
 }
 
 }  // namespace

@@ -327,6 +327,46 @@ TEST(BenchJson, KernelsHasAStepOfEveryPolicyAtEveryDepthAndBatch) {
   for (const std::string& name : names) EXPECT_EQ(steps[name], 4) << name;
 }
 
+// Of what they keep, 64 tokens, whatever the depth; h2o and tova read K a second time, and a position and a weight a slot.
+TEST(BenchJson, EvictingPoliciesAreMeasuredToo) {
+  const Json kernels = RunQuireJson({"bench", "kernels", "--depth", "64,640", "--batch", "2", "--prefill", "16", "--rows", "1",
+                                     "--hidden", "64", "--ffn", "64", "--repeats", "1", "--q-heads", "4", "--kv-heads", "2",
+                                     "--head-dim", "32", "--machine-seconds", "0.05", "--attention", "dense,streaming,h2o,tova",
+                                     "--token-budget", "64", "--evict"});
+  int steps = 0;
+  for (const Json& row : kernels["results"]) {
+    if (row["name"] != "step" || row["attention"] == "dense") continue;
+    SCOPED_TRACE(row.dump());
+    ++steps;
+    const bool weighs = row["attention"] != "streaming";
+    const double lists = 4, slots = lists * 64;
+    EXPECT_EQ(row["formula_bytes"].get<double>(), slots * 2 * 64 + (weighs ? slots * (64 + 8) : 0));
+    EXPECT_EQ(row["bytes"], row["formula_bytes"]);
+    EXPECT_EQ(row["pages_read"].get<double>(), lists * 4);
+    EXPECT_EQ(row["pages_total"].get<double>(), lists * row["depth"].get<double>() / 16);
+    EXPECT_GT(row["attention_seconds"].get<double>(), 0);
+    EXPECT_EQ(row["remembering_seconds"].get<double>() > 0, weighs);
+    if (weighs || row["depth"] == 64) {
+      EXPECT_EQ(row["selection_seconds"].get<double>() > 0, row["depth"] == 640);
+    }
+  }
+  EXPECT_EQ(steps, 6);
+
+  const Json decode = RunQuireJson({"bench", "decode", "--model", DataPath("stories260K"), "--load-format", "dummy", "--depth",
+                                    "300", "--attention", "streaming,h2o,tova", "--token-budget", "64", "--evict",
+                                    "--kv-cache-dtype", "float32", "--batch", "2", "--steps", "2", "--repeats", "1",
+                                    "--machine-seconds", "0.05"});
+  ASSERT_EQ(decode["results"].size(), 3u);
+  for (const Json& row : decode["results"]) {
+    SCOPED_TRACE(row.dump());
+    EXPECT_EQ(row["depth"], 300);
+    EXPECT_EQ(row["pages_read"], 2 * 20 * 4);  // sequences, layers and KV heads, pages
+    EXPECT_EQ(row["pages_total"], 2 * 20 * 19);
+    EXPECT_EQ(row["bytes"].get<int64_t>() - decode["results"][0]["bytes"].get<int64_t>(),
+              row["attention"] == "streaming" ? 0 : 2 * 20 * 64 * (8 * 4 + 8));
+  }
+}
+
 TEST(BenchJson, CrossoverFitsTheCostModelToWhatItMeasures) {
   const Json json = RunQuireJson({"bench", "crossover", "--depth", "256,512,1024", "--token-budget", "64,512",
                                   "--q-heads", "4", "--kv-heads", "2", "--head-dim", "32", "--repeats", "3",

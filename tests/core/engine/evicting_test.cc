@@ -4,7 +4,9 @@
 
 #include <cmath>
 #include <fstream>
+#include <set>
 
+#include "core/engine/slot_maps.h"
 #include "tests/core/engine/evicting_reference.h"
 #include "tests/core/engine/group_fixture.h"
 
@@ -297,6 +299,43 @@ TEST_P(Evicting, TokensAreTheSameOnAnyNumberOfRanks) {
   }
 }
 
+// Caches for benchmarks, shorter than the capacity, as long, and much longer: of the pages that are kept alone.
+TEST_P(Evicting, RandomCachesGoOnAlikeOnAnyThreadsAndRanks) {
+  for (const int length : {20, 33, 200}) {
+    SCOPED_TRACE(std::to_string(length) + " tokens");
+    const auto run = [&](EngineOptions options, uint64_t seed) {
+      auto engine = MakeEngine(std::move(options));
+      EXPECT_NE(engine, nullptr);
+      Collector collector;
+      const auto id = engine->SubmitRandomCache(length, 12, seed, {}, collector.callback());
+      EXPECT_TRUE(id.ok()) << id.status().ToString();
+      const int64_t all = engine->Stats().pages_total;
+      for (int step = 0; !collector.at(*id).last.finished; ++step) {
+        const auto more = engine->Step();
+        EXPECT_TRUE(more.ok()) << more.status().ToString();
+        if (!more.ok()) break;
+        if (!collector.at(*id).last.finished) {
+          EXPECT_EQ(all - engine->Stats().pages_free, (std::min(length + step + 1, 33) + 3) / 4);
+        }
+      }
+      return collector.at(*id);
+    };
+    const EngineOptions options = Options();
+    const Output one = run(options, 7);
+    EXPECT_EQ(one.ids.size(), 12u);
+    EXPECT_NE(run(options, 8).ids, one.ids);
+    EngineOptions alone = options;
+    alone.threads = 1;
+    EXPECT_EQ(run(alone, 7).ids, one.ids);
+    for (const int size : {2, 3}) {  // 2 KV heads
+      TestRanks ranks(size);
+      const Output many = run(ranks.Options(options), 7);
+      EXPECT_EQ(many.ids, one.ids) << size << " ranks";
+      EXPECT_EQ(many.last.attention.pages_read, one.last.attention.pages_read);
+    }
+  }
+}
+
 TEST_P(Evicting, MemoryIsAsPredictedAndTheMapsAreCounted) {
   EngineOptions options = Options();
   options.attention = {Spec(GetParam())};
@@ -450,8 +489,9 @@ TEST(EvictingOptions, WhatCannotHoldIsRefusedWithASentence) {
   ExpectRefused(submit("streaming:evict=true:token_budget=600"), bad, "the context has 512");
   // Without the engine's own policy saying so, a sequence ends at the context.
   ExpectRefused(submit("streaming:evict=true:token_budget=100", 600), bad, "shorter than the context of 512");
+  ExpectRefused(engine->SubmitRandomCache(100, 1, 1, Spec("streaming:evict=true:token_budget=600"), nullptr).status(),
+                bad, "the context has 512");
   ASSERT_TRUE(engine->Run().ok());
-  ExpectRefused(engine->SubmitRandomCache(100, 1, 1, Spec("h2o"), nullptr).status(), StatusCode::kUnimplemented, "h2o");
 
   EngineOptions no_maps = Stories("tova:token_budget=64");
   auto plain = MakeEngine(no_maps);
@@ -459,6 +499,33 @@ TEST(EvictingOptions, WhatCannotHoldIsRefusedWithASentence) {
   GenerationRequest request = Greedy(StoryIds(10, 1), 1);
   request.attention = Spec("tova:evict=true");
   ExpectRefused(plain->Submit(request, nullptr).status(), bad, "this engine keeps none");
+}
+
+// Each head's weights are its own, whichever rank has it, and nothing is left of what was there.
+TEST(SlotMaps, RandomOnesAreThoseOfTheHeadsOnAnyRank) {
+  CacheConfig both, second;
+  both.page_size = second.page_size = 4;
+  both.groups = {{{0, 1}, 2, 8, 8, 0, DType::kF32}};
+  second.groups = {{{0, 1}, 1, 8, 8, 0, DType::kF32}};
+  const auto policy = MakePolicy(Spec("h2o:evict=true:token_budget=20"), 4).value();
+  auto a = SlotMaps::Create(both, 20, 1), b = SlotMaps::Create(second, 20, 1);
+  ASSERT_TRUE(a.ok() && b.ok());
+  for (const int64_t length : {50, 12}) {
+    for (auto* maps : {&*a, &*b}) maps->Start(0, policy.get());
+    a->FillRandom(0, length, 3, 0);
+    b->FillRandom(0, length, 3, 1);
+    std::set<float> weights;
+    for (int layer = 0; layer < 2; ++layer) {
+      for (int64_t slot = 0; slot < 20; ++slot) {
+        const SlotMap &mine = a->Of(0)[layer], &other = b->Of(0)[layer];
+        EXPECT_EQ(mine.Weights(1)[slot], other.Weights(0)[slot]);
+        EXPECT_EQ(mine.Positions(1)[slot], length == 12 || slot < 10 ? slot : slot + 30);
+        EXPECT_EQ(mine.Weights(0)[slot] > 0, slot < length);
+        for (int head = 0; head < 2; ++head) weights.insert(mine.Weights(head)[slot]);
+      }
+    }
+    EXPECT_GE(weights.size(), length == 12 ? 48u : 80u);
+  }
 }
 
 class SlowEvicting : public ::testing::TestWithParam<const char*> {};
