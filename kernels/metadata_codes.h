@@ -16,7 +16,7 @@ namespace quire {
 inline constexpr int kCodeChannels = 32;  // of a block
 
 // A little more than a 255th of the range, for what rounding takes.
-inline float CodeStep(float lo, float hi) { return (hi - lo) * (1.000001f / 255); }
+constexpr float CodeStep(float lo, float hi) { return (hi - lo) * (1.000001f / 255); }
 
 // Codes of channels [c0, c1), a block, of one (whole group, KV head), from its meta and over.
 void EncodeMetadata(const LayerPages& pages, const PageFormat& format, int64_t group, int head, int c0, int c1);

@@ -36,7 +36,8 @@ class AttentionHistory {
   // `to`, which has begun no sequence since Start, becomes a copy of `from`, to go on with this policy: the same, or one
   // that remembers alike (policy.h).
   Status Fork(int from, int to, const AttentionPolicy* policy);
-  // The slot's sequence now has `length` tokens.
+  // The slot's sequence now has `length` tokens. (On a GPU later pages' entries become 0, whatever else the policy
+  // would do.)
   Status Truncate(int slot, int64_t length);
   // For benchmarks: entries of the first `length` tokens' pages become seeded numbers in (0, 1); first_kv_head: the rank's
   // first, so that values don't depend on the number of ranks.

@@ -470,13 +470,14 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   const PageDataNeeds needs = run.policy->Declare();
   if (needs.slots) {
     selection_.mask_words = (step.table.format.page_size + 63) / 64;
-    RETURN_IF_ERROR(masks_.Reserve(lists * static_cast<size_t>(max_pages * selection_.mask_words) * sizeof(uint64_t)));
+    RETURN_IF_ERROR(
+        masks_.Reserve(lists * static_cast<size_t>(max_pages * selection_.mask_words) * sizeof(uint64_t), ctx_.device));
     selection_.slot_mask = masks_.As<uint64_t>();
   }
   if (needs.correction) {
     const auto alphas = static_cast<size_t>(params.rows) * static_cast<size_t>(q_heads_);
     const auto means = lists * static_cast<size_t>(step.table.format.v_dim);
-    RETURN_IF_ERROR(correction_.Reserve((alphas + means) * sizeof(float)));
+    RETURN_IF_ERROR(correction_.Reserve((alphas + means) * sizeof(float), ctx_.device));
     selection_.alpha = correction_.As<float>();
     selection_.v_mean = selection_.alpha + alphas;
   }

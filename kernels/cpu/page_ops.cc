@@ -7,6 +7,7 @@
 #include "core/base/dtype.h"
 #include "kernels/cpu/ops.h"
 #include "kernels/kv_append.h"
+#include "kernels/metadata_codes.h"
 
 namespace quire::cpu {
 namespace {
@@ -56,8 +57,11 @@ void Recompute(const Context& ctx, const LayerPages& pages, const PageFormat& fo
   params.column = op.columns - 1;
   params.slots = op.slots;
   RecomputeMetadata(ctx, params);
-  if (std::equal(ids, ids + op.columns, listed)) return;
-  VisitFloatDType(format.dtype, [&]<typename T>(T) { OverFromColumns<T>(pages, format, op.to, op.columns); });
+  if (!std::equal(ids, ids + op.columns, listed)) {
+    VisitFloatDType(format.dtype, [&]<typename T>(T) { OverFromColumns<T>(pages, format, op.to, op.columns); });
+  }
+  const bool whole = op.columns == kPagesPerGroup && op.slots == format.page_size;
+  if (whole && pages.codes != nullptr) EncodeMetadata(pages, format, op.to);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // once, a lane the same words of each, and the lanes' sums meet by a butterfly.
 #include "kernels/cuda/hierarchical.h"
 
+#include "kernels/cuda/code_scores.h"
 #include "kernels/cuda/page_scores.cuh"
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/top_pages.h"
@@ -130,7 +131,7 @@ Status GroupScores(Stream stream, const HierarchicalParams& p) {
 
 Status HierarchicalSelect(Stream stream, const HierarchicalParams& p, SelectionView selection) {
   // All groups are kept at any length: that is quest.
-  if (p.keep_billionths >= GroupCut::kAll) return QuestSelect(stream, DType::kF32, p.quest, selection);
+  if (p.keep_billionths >= GroupCut::kAll && !p.codes) return QuestSelect(stream, DType::kF32, p.quest, selection);
   const PageFormat& f = p.quest.table.format;
   const int most = GroupCut::MostKept(p.quest.budget, p.longest, f.page_size, p.keep_billionths);
   RETURN_IF_ERROR(GroupScores(stream, p));
@@ -152,6 +153,10 @@ Status HierarchicalSelect(Stream stream, const HierarchicalParams& p, SelectionV
   pages.max_groups = most;
   pages.kept_groups = p.kept;
   pages.kept_counts = p.kept_counts;
+  if (p.codes) {
+    RETURN_IF_ERROR(CodeScores(stream, pages));
+    return ListPages(stream, pages, selection);
+  }
   return QuestSelect(stream, DType::kF32, pages, selection);
 }
 

@@ -16,6 +16,7 @@ struct HierarchicalParams {
   QuestParams quest;
   int32_t longest = 0;            // tokens of the longest row, or of the longest there may be
   int64_t keep_billionths = 0;    // as GroupCut takes it
+  bool codes = false;             // pages of whole groups are scored by their codes of 8 bits
   float* group_scores = nullptr;  // workspace [rows][kv_heads][max_groups]
   int32_t* kept = nullptr;        // workspace [rows][kv_heads][max_groups]
   int32_t* kept_counts = nullptr;  // workspace [rows][kv_heads]

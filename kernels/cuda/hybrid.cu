@@ -3,7 +3,7 @@
 #include "kernels/cuda/hybrid.h"
 
 #include "kernels/cuda/page_scores.cuh"
-#include "kernels/cuda/quest_scores_mma.cuh"
+#include "kernels/cuda/scored_groups.cuh"
 #include "kernels/cuda/simt.h"
 #include "kernels/cuda/top_channels.cuh"
 

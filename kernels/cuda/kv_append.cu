@@ -3,10 +3,13 @@
 // Role 1 writes a row's V, two slots a word where the next row is the word's other slot. Role 2 keeps the min and max over a
 // metadata group: the block of the group's first row reads K of all the group's rows again (from L2), so that no block waits
 // for another and no atomics are needed.
+//
+// Where metadata is kept in 8 bits, too, a second launch follows: the block of a row that makes its group whole encodes it.
 #include "kernels/cuda/kv_append.h"
 
 #include <algorithm>
 
+#include "kernels/cuda/metadata_codes.cuh"
 #include "kernels/cuda/simt.h"
 
 namespace quire::cuda {
@@ -201,6 +204,35 @@ struct KvAppendKernel {
   }
 };
 
+template <typename T>
+struct EncodeWholeGroupsKernel {
+  using Params = KvAppendParams;
+  static constexpr const char* kName = "encode_whole_groups";
+  static constexpr int kMaxThreads = 128;
+  static constexpr int kMinBlocks = 4;
+
+  QUIRE_DEVICE static void Run(const Params& p) {
+    const PageFormat& f = p.table.format;
+    const Place at = PlaceOf(p, simt::BlockX());
+    if (at.seq < 0 || at.slot != f.page_size - 1 || at.page % kPagesPerGroup != kPagesPerGroup - 1) return;
+    const int h = simt::BlockY();
+    const int64_t group = p.table.group_ids[p.table.group_begin[at.seq] + at.page / kPagesPerGroup];
+    const int64_t meta = group * f.meta_group_stride + h * f.meta_head_stride;
+    EncodeHead(static_cast<const T*>(p.pages.meta) + meta,
+               static_cast<const T*>(p.pages.over) + group * f.over_group_stride + h * f.over_head_stride, f, p.pages.codes + meta);
+  }
+};
+
+template <typename T>
+Status EncodeWholeGroups(Stream stream, const KvAppendParams& p) {
+  if (p.pages.codes == nullptr) return OkStatus();
+  simt::LaunchShape shape;
+  shape.grid_x = p.rows;
+  shape.grid_y = p.table.format.kv_heads;
+  shape.threads = EncodeWholeGroupsKernel<T>::kMaxThreads;
+  return simt::Launch<EncodeWholeGroupsKernel<T>>(shape, stream, p);
+}
+
 template <typename In, typename T>
 Status LaunchAppend(Stream stream, const KvAppendParams& p) {
   using Kernel = KvAppendKernel<In, T>;
@@ -213,7 +245,8 @@ Status LaunchAppend(Stream stream, const KvAppendParams& p) {
   shape.grid_z = p.pages.meta != nullptr ? 3 : 2;
   shape.threads = config.threads();
   shape.shared_bytes = config.shared_bytes;
-  return simt::Launch<Kernel>(shape, stream, {p, config});
+  RETURN_IF_ERROR(simt::Launch<Kernel>(shape, stream, {p, config}));
+  return EncodeWholeGroups<T>(stream, p);
 }
 
 }  // namespace
@@ -242,6 +275,7 @@ Status KvAppend(Stream stream, DType dtype, const KvAppendParams& p) {
   if ((p.pages.meta == nullptr) != (p.pages.over == nullptr) || (p.pages.meta != nullptr && p.table.group_ids == nullptr)) {
     return Internal("append: metadata needs its groups' memory, their table and their over-group memory");
   }
+  if (p.pages.codes != nullptr && p.pages.meta == nullptr) return Internal("append: codes of 8 bits are of metadata, which isn't there");
   if (p.cos_sin != nullptr && (p.rotary_dim % 2 != 0 || p.rotary_dim > p.table.format.k_dim)) {
     return InvalidArgument("append: rotary_dim " + std::to_string(p.rotary_dim) + " is odd or above head_dim " +
                            std::to_string(p.table.format.k_dim));

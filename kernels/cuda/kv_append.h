@@ -46,7 +46,8 @@ struct KvAppendConfig {
 
 // dtype: of q, k and v; f32 or the cache's. Values are rotated in f32 and rounded once, to nearest even; metadata is of the
 // rounded values, and of all rows of a page or group that this call brings, with what was there before. A row in slot 0 of a
-// page resets that page's column, one in slot 0 of a group's first page resets the group.
+// page resets that page's column, one in slot 0 of a group's first page resets the group. One that makes a group whole brings
+// its codes of 8 bits, where pages has them.
 // Bytes: rows * ((q_heads * 2 + kv_heads) * k_dim + kv_heads * v_dim) * element size read and written, metadata apart.
 Status KvAppend(Stream stream, DType dtype, const KvAppendParams& params);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/metadata_codes.cuh"
 #include "kernels/cuda/simt.h"
 
 namespace quire::cuda {
@@ -93,7 +94,7 @@ struct RecomputeParams {
   const MetadataRecompute* list = nullptr;
 };
 
-// A block a KV head; a thread a channel.
+// A block a KV head; a thread a channel, and in the end a warp a block of codes.
 template <typename T>
 struct RecomputeKernel {
   using Params = RecomputeParams;
@@ -133,6 +134,10 @@ struct RecomputeKernel {
       over[f.OverOffset(0, c)] = over_min;
       over[f.OverOffset(1, c)] = over_max;
     }
+    if (p.layers.first.codes == nullptr || r.column != kPagesPerGroup - 1 || r.slots != f.page_size) return;
+    simt::SyncThreads();
+    EncodeHead(meta, over, f,
+               p.layers.first.codes + layer * p.layers.meta_layer_stride + r.group * f.meta_group_stride + h * f.meta_head_stride);
   }
 };
 
@@ -191,6 +196,10 @@ Status ZeroPages(Stream stream, const LayersOfPages& layers, const int32_t* page
 
 Status CopyGroups(Stream stream, const LayersOfPages& l, const PageCopies& copies, const int32_t* columns) {
   if (l.first.meta == nullptr) return OkStatus();
+  if (l.first.codes != nullptr) {  // which count where all columns are whole
+    RETURN_IF_ERROR(Bytes(stream, l.first.codes, l.meta_layer_stride, l.format.meta_group_stride, copies.from, copies.to, copies.n,
+                          l.layers));
+  }
   const simt::LaunchShape shape = HeadsShape(l, copies.n, 2 * l.format.k_dim);
   return VisitFloatDType(l.format.dtype, [&](auto t) {
     return simt::Launch<CopyGroupKernel<decltype(t)>>(shape, stream, {l, copies.from, copies.to, columns});

@@ -27,6 +27,7 @@ Status CopyGroups(Stream stream, const LayersOfPages& layers, const PageCopies& 
 Status ResetGroups(Stream stream, const LayersOfPages& layers, const int32_t* groups, int n);
 
 // What appends would have left for the page of one column, and for its group, that holds `slots` tokens; earlier pages are full.
+// A group that is whole by it gets its codes of 8 bits, where there are any.
 struct MetadataRecompute {
   int32_t group = 0;
   int32_t column = 0;

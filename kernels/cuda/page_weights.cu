@@ -115,8 +115,9 @@ struct PageSumsKernel {
     simt::SyncThreads();
   }
 
-  // Of the slots [strip, strip + strip_slots) of n pages, for kHeads heads; those without a token are left out.
-  QUIRE_DEVICE static void Scores(const Params& a, const T* base, int n, int strip, int count) {
+  // Of the slots [strip, strip + strip_slots) of n pages, for kHeads heads; those without a token are left out. keep: where the
+  // first page's scores of the first of `heads` heads are kept; null: nowhere.
+  QUIRE_DEVICE static void Scores(const Params& a, const T* base, int n, int strip, int count, int heads, float* keep) {
     const PageFormat& f = a.p.table.format;
     const int *ids = At<int>(a.layout.ids), *slots = At<int>(a.layout.slots), *words = At<int>(a.layout.words);
     const float* q = At<float>(a.layout.q);
@@ -146,6 +147,13 @@ struct PageSumsKernel {
       }
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) scores[h * chunk_slots + i] = sum[h];
+      if (keep == nullptr) continue;
+      float* at = keep + int64_t{e} * f.page_size + slot;
+      const int64_t stride = int64_t{a.p.max_pages} * f.page_size;
+#pragma unroll
+      for (int h = 0; h < kHeads; ++h) {
+        if (h < heads) at[h * stride] = sum[h];
+      }
     }
   }
 
@@ -201,9 +209,11 @@ struct PageSumsKernel {
         }
         simt::SyncThreads();
         for (int strip = 0; strip < f.page_size; strip += a.c.strip_slots) {
-          Scores(a, base, n, strip, count);
+          const int64_t at = (list * heads + first) * p.max_pages + chunk;
+          Scores(a, base, n, strip, count, heads - first,
+                 p.token_scores == nullptr ? nullptr : p.token_scores + at * f.page_size);
           simt::SyncThreads();
-          Sums(a, n, strip, heads - first, count, (list * heads + first) * p.max_pages + chunk);
+          Sums(a, n, strip, heads - first, count, at);
           simt::SyncThreads();
         }
       }
@@ -252,7 +262,12 @@ struct MergePageSumsKernel {
       const float share = total > 0 ? 1.0f / total : 0.0f;
       for (int i = simt::ThreadIndex(); i < pages; i += kMaxThreads) {
         const float weight = sum[i] * share;
+        sum[i] = weight;
         weights[i] = h == 0 ? weight : weights[i] + weight;
+      }
+      if (p.softmax != nullptr && simt::ThreadIndex() == 0) {
+        p.softmax[2 * (list * heads + h)] = largest;
+        p.softmax[2 * (list * heads + h) + 1] = share;
       }
     }
   }

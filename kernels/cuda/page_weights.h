@@ -31,8 +31,12 @@ struct PageWeightsParams {
   const int32_t* counts = nullptr;  // [rows][kv_heads]
   int max_pages = 0;                // of the longest list, or of the longest there may be
   float* max = nullptr;      // workspace [rows][kv_heads][query group][max_pages]
-  float* sum = nullptr;      // workspace, the same
+  float* sum = nullptr;      // the same; becomes the pages' shares of each head's softmax
   float* weights = nullptr;  // [rows][kv_heads][max_pages] out, in the lists' order
+  // Of the tokens, where lists is null: their scores (of a page that is gone nothing is written), and what makes weights of
+  // them: a token's is exp(score − softmax[0]) · softmax[1]. Both null: not wanted.
+  float* token_scores = nullptr;  // [rows][kv_heads][query group][max_pages · page_size] out
+  float* softmax = nullptr;       // [rows][kv_heads][query group][2] out
 };
 
 // How pages are dealt out, of sizes alone. A weight is the same whatever the cut.

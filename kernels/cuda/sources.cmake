@@ -6,6 +6,7 @@ set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill_mma.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/attention_prefill_softcap.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/code_scores.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/elementwise.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/hierarchical.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/hybrid.cu
@@ -16,6 +17,8 @@ set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_weights.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/prefill_mass.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/quest.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/reuse.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/sinks.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/sparq.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/top_candidates.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/top_pages.cu)

@@ -12,7 +12,9 @@
 #include "kernels/cuda/page_weights.h"
 #include "kernels/cuda/prefill_mass.h"
 #include "kernels/cuda/quest.h"
+#include "kernels/cuda/reuse.h"
 #include "kernels/cuda/sinks.h"
+#include "kernels/cuda/sparq.h"
 #include "kernels/cuda/top_candidates.h"
 #include "kernels/cuda/top_pages.h"
 
@@ -68,6 +70,10 @@ Status HybridSelect(Stream, const QuestParams&, int, SelectionView) { return Abs
 Status PageWeights(Stream, const PageWeightsParams&) { return Absent(); }
 Status TopPages(Stream, const TopPagesParams&, int) { return Absent(); }
 Status TopShare(Stream, const TopShareParams&) { return Absent(); }
+Status RowsThatSelect(Stream, const ReuseParams&) { return Absent(); }
+Status KeepOrList(Stream, const ReuseParams&) { return Absent(); }
+Status TopTokens(Stream, const TopTokensParams&) { return Absent(); }
+Status SparqCorrect(Stream, const SparqCorrectionParams&) { return Absent(); }
 Status SinkPages(Stream, const SinkPagesParams&) { return Absent(); }
 Status SinkLengths(Stream, int, int, int32_t*) { return Absent(); }
 Status MergeSinks(Stream, const MergeSinksParams&) { return Absent(); }

@@ -58,11 +58,11 @@ class HierarchicalPolicy : public PagePolicy {
     return bytes * f.kv_heads * 2 * f.k_dim;
   }
 
-  bool RunsOnGpu() const override { return !codes_; }
-  std::string_view OffGpu() const override { return codes_ ? "metadata=int8" : ""; }
+  bool RunsOnGpu() const override { return true; }
 
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckParams(p);
+    CHECK(!codes_ || p.pages.codes != nullptr);
     Dispatch(
         ctx, [&] { SelectOnCpu(ctx, p, selection, workspace); },
         [&](Stream stream) { return SelectOnGpu(stream, p, selection, workspace); });
@@ -76,6 +76,7 @@ class HierarchicalPolicy : public PagePolicy {
     h.quest.scores = memory.page_scores;
     h.longest = p.longest;
     h.keep_billionths = keep_billionths_;
+    h.codes = codes_;
     h.group_scores = memory.group_scores;
     h.kept = memory.kept;
     h.kept_counts = memory.kept_ids;
@@ -83,7 +84,6 @@ class HierarchicalPolicy : public PagePolicy {
   }
 
   void SelectOnCpu(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const {
-    CHECK(!codes_ || p.pages.codes != nullptr);
     const PageFormat& f = p.table.format;
     const int groups = Groups(p);
     const int64_t lists = int64_t{p.rows} * f.kv_heads;

@@ -4,13 +4,13 @@
 #include <utility>
 
 #include "core/base/check.h"
+#include "kernels/cuda/reuse.h"
+#include "kernels/dispatch/dispatch.h"
 
 namespace quire {
 namespace {
 
-// What a page's entry says; any other value: it was born since, or nothing has been selected yet.
-constexpr float kListed = 1;
-constexpr float kLeftOut = 2;
+constexpr float kListed = cuda::kReuseListed, kLeftOut = cuda::kReuseLeftOut;
 
 SelectParams RowsOf(const SelectParams& p, int begin, int end) {
   SelectParams part = p;
@@ -25,6 +25,9 @@ SelectParams RowsOf(const SelectParams& p, int begin, int end) {
 int64_t PagesOf(const SelectParams& p, int row) {
   return (int64_t{p.row_len[row]} + p.table.format.page_size - 1) / p.table.format.page_size;
 }
+
+// Of the selector's workspace, up to where a GPU's list of rows begins.
+size_t Aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
 }  // namespace
 
@@ -45,6 +48,10 @@ int ReusingPolicy::MaxPages(int64_t length, int page_size) const {
   const int64_t pages = (length + page_size - 1) / page_size;
   const int64_t born = (steps_ - 1 + page_size - 1) / page_size;
   return static_cast<int>(std::min(pages, selector_->MaxPages(length, page_size) + born));
+}
+
+size_t ReusingPolicy::SelectWorkspace(const SelectParams& p) const {
+  return Aligned(selector_->SelectWorkspace(p)) + sizeof(int32_t) * static_cast<size_t>(p.rows);
 }
 
 // The row of token n − 1 selects where R divides n − 1, or where its first page has no entry.
@@ -77,6 +84,31 @@ int64_t ReusingPolicy::SelectLineBytes(const SelectParams& p) const {
 
 void ReusingPolicy::Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const {
   CHECK(p.history != nullptr);
+  Dispatch(
+      ctx, [&] { SelectOnCpu(ctx, p, selection, workspace); },
+      [&](Stream) { return SelectOnGpu(ctx, p, selection, workspace); });
+}
+
+Status ReusingPolicy::SelectOnGpu(const Context& ctx, const SelectParams& p, SelectionView selection,
+                                  void* workspace) const {
+  cuda::ReuseParams r;
+  r.steps = steps_;
+  r.rows = p.rows;
+  r.row_seq = p.row_seq;
+  r.row_len = p.row_len;
+  r.table = p.table;
+  r.history = p.history;
+  r.selecting = reinterpret_cast<int32_t*>(static_cast<char*>(workspace) + Aligned(selector_->SelectWorkspace(p)));
+  r.selection = selection;
+  RETURN_IF_ERROR(cuda::RowsThatSelect(ctx.stream, r));
+  SelectParams selecting = p;
+  selecting.row_seq = r.selecting;
+  selector_->Select(ctx, selecting, selection, workspace);
+  return cuda::KeepOrList(ctx.stream, r);
+}
+
+void ReusingPolicy::SelectOnCpu(const Context& ctx, const SelectParams& p, SelectionView selection,
+                                void* workspace) const {
   const int kv_heads = p.table.format.kv_heads;
   for (int begin = 0; begin < p.rows;) {
     const bool selects = Selects(p, begin);

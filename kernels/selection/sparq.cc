@@ -13,6 +13,8 @@
 // Reads per step and KV head: r elements of each token's K, in runs of page_size · 4 bytes, then the budget's K and V;
 // tokens of level=token may lie on as many pages, whose K and V are read whole. v_mean=on: a vector of floats and the last
 // page's V.
+#include "kernels/cuda/sparq.h"
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -89,8 +91,7 @@ class SparqPolicy : public PagePolicy {
     return lines * 64 + MeanBytes(p);
   }
 
-  bool RunsOnGpu() const override { return !sparq_.tokens && !sparq_.v_mean; }
-  std::string_view OffGpu() const override { return sparq_.tokens ? "level=token" : sparq_.v_mean ? "v_mean=on" : ""; }
+  bool RunsOnGpu() const override { return true; }
 
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckShape(p);
@@ -146,8 +147,16 @@ class SparqPolicy : public PagePolicy {
     return static_cast<int>((length + f.page_size - 1) / f.page_size);
   }
 
+  // Of a budget of tokens, which are pages of one there.
+  PageBudget TokenBudget() const {
+    const int64_t recent = std::max<int64_t>(1, options().recent_tokens);
+    return PageBudget::Create(options().token_budget, options().sink_tokens, recent, 1, options().budget_share);
+  }
+
   Status SelectOnGpu(Stream stream, const SelectParams& p, const Memory& memory, SelectionView selection) const {
     const PageFormat& f = p.table.format;
+    float* softmax = reinterpret_cast<float*>(memory.softmax);
+    float* token_scores = sparq_.tokens ? memory.token_scores : nullptr;
     RETURN_IF_ERROR(cuda::PageWeights(stream, {.q = p.q,
                                                .q_stride = p.q_stride,
                                                .rows = p.rows,
@@ -160,20 +169,46 @@ class SparqPolicy : public PagePolicy {
                                                .max_pages = memory.pages,
                                                .max = memory.max,
                                                .sum = memory.sum,
-                                               .weights = memory.scores}));
-    return cuda::TopPages(stream,
-                          {.scores = memory.scores,
-                           .score_stride = memory.pages,
-                           .rows = p.rows,
-                           .kv_heads = f.kv_heads,
-                           .page_size = f.page_size,
-                           .budget = Budget(),
-                           .row_seq = p.row_seq,
-                           .row_len = p.row_len,
-                           .page_ids = p.table.page_ids,
-                           .page_begin = p.table.page_begin,
-                           .selection = selection},
-                          memory.pages);
+                                               .weights = memory.scores,
+                                               .token_scores = token_scores,
+                                               .softmax = sparq_.tokens ? softmax : nullptr}));
+    const cuda::SparqRows rows{.rows = p.rows,
+                               .q_heads = p.q_heads,
+                               .row_seq = p.row_seq,
+                               .row_len = p.row_len,
+                               .pages = p.pages,
+                               .table = p.table,
+                               .max_pages = memory.pages,
+                               .shares = memory.sum,
+                               .token_scores = token_scores,
+                               .softmax = softmax};
+    if (sparq_.tokens) {
+      RETURN_IF_ERROR(cuda::TopTokens(stream, {.rows = rows,
+                                               .budget = TokenBudget(),
+                                               .weights = memory.weights,
+                                               .tokens = memory.chosen,
+                                               .counts = memory.counts,
+                                               .max_tokens = static_cast<int>(memory.budget),
+                                               .selection = selection}));
+    } else {
+      RETURN_IF_ERROR(cuda::TopPages(stream,
+                                     {.scores = memory.scores,
+                                      .score_stride = memory.pages,
+                                      .rows = p.rows,
+                                      .kv_heads = f.kv_heads,
+                                      .page_size = f.page_size,
+                                      .budget = Budget(),
+                                      .row_seq = p.row_seq,
+                                      .row_len = p.row_len,
+                                      .page_ids = p.table.page_ids,
+                                      .page_begin = p.table.page_begin,
+                                      .selection = selection},
+                                     memory.pages));
+    }
+    if (!sparq_.v_mean) return OkStatus();
+    return cuda::SparqCorrect(
+        stream,
+        {.rows = rows, .history = p.history, .first_head = p.first_head, .heads = p.heads, .selection = selection});
   }
 
   void SelectOnCpu(const Context& ctx, const SelectParams& p, const Memory& memory, SelectionView selection) const {
@@ -282,9 +317,7 @@ class SparqPolicy : public PagePolicy {
       if (ids[page] >= 0) continue;
       std::fill_n(weights + int64_t{page} * f.page_size, f.page_size, std::numeric_limits<float>::quiet_NaN());
     }
-    const int64_t recent = std::max<int64_t>(1, options().recent_tokens);
-    const ForcedPages forced = ForcedPages::Create(  // of tokens
-        PageBudget::Create(options().BudgetAt(length), options().sink_tokens, recent, 1), length, 1);
+    const ForcedPages forced = ForcedPages::Create(TokenBudget(), length, 1);  // of tokens
     int32_t* chosen = m.chosen + list * m.budget;
     const int taken =
         TopPages(weights + forced.sinks, forced.recent - forced.sinks, forced.free, forced.sinks, chosen);

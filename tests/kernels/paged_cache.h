@@ -160,6 +160,7 @@ class PagedCache {
   const std::vector<std::byte>& v() const { return v_; }
   const std::vector<std::byte>& meta() const { return meta_; }
   const std::vector<std::byte>& over() const { return over_; }
+  const std::vector<uint8_t>& codes() const { return codes_; }
   std::mt19937_64& random() { return random_; }
 
  private:

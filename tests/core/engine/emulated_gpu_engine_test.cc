@@ -193,11 +193,12 @@ TEST(EmulatedGpuEngine, GraphsOfPoliciesThatRememberGiveWhatEagerStepsGive) {
   options.page_size = 4;
   options.attention = {{},
                        {"h2o", {{"token_budget", "16"}, {"dense_layers", "1"}}},
-                       {"swa", {{"token_budget", "20"}, {"dense_layers", "0"}}}};
+                       {"swa", {{"token_budget", "20"}, {"dense_layers", "0"}}},
+                       {"hierarchical", {{"token_budget", "16"}, {"dense_layers", "0"}, {"reuse", "3"}}}};
   std::vector<GenerationRequest> requests;
-  for (int i = 0; i < 6; ++i) {
+  for (int i = 0; i < 8; ++i) {
     requests.push_back(Numbered(i, i == 4 ? 70 : 3 + 5 * i, 26 - 2 * i));
-    requests.back().attention = options.attention[static_cast<size_t>(i % 3)];
+    requests.back().attention = options.attention[static_cast<size_t>(i % 4)];
   }
   GraphRun eager, graphs;
   RunJoining(options, true, requests, &eager);
@@ -312,12 +313,7 @@ TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
   const auto refused = [](const EngineOptions& options) { return Engine::Create(options).status(); };
   EngineOptions options = OnGpu(Small(kStories));
   Status status;
-  for (const auto& [spec, words] : {std::pair{"sparq:level=token", "'sparq:level=token' has no CUDA kernels for level=token"},
-                                    {"sparq:v_mean=on", "for v_mean=on"},
-                                    {"hierarchical:reuse=4", "for reuse above 1"},
-                                    {"hierarchical:metadata=int8", "for metadata=int8"},
-                                    {"streaming:evict=true", "for evict=true"},
-                                    {"top-p:selector=hierarchical:reuse=2", "for reuse above 1"},
+  for (const auto& [spec, words] : {std::pair{"streaming:evict=true", "for evict=true"},
                                     {"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels for evict=true"},
                                     {"tova:evict=true", "for evict=true"}}) {
     options.attention = {{}, *AttentionSpec::Parse(spec)};

@@ -56,7 +56,7 @@ TEST_F(GpuEngine, ReproducesTheGreedyReferenceDenseAndAtFullBudget) {
   }
 }
 
-// The same tokens from both, and as many pages read, which are not all.
+// The same tokens and log-probabilities from both, and as many pages read, which are not all.
 void ExpectThePagesOfTheCpu(const AttentionSpec& attention, int page_size, const std::vector<int32_t>& prompt, int tokens) {
   SCOPED_TRACE(attention.ToString());
   EngineOptions options = Small(kStories);
@@ -66,9 +66,13 @@ void ExpectThePagesOfTheCpu(const AttentionSpec& attention, int page_size, const
   for (const EngineOptions& o : {options, OnGpu(options)}) {
     auto engine = MakeEngine(o);
     ASSERT_NE(engine, nullptr);
-    outputs.push_back(RunOne(*engine, Greedy(prompt, tokens)));
+    GenerationRequest request = Greedy(prompt, tokens);
+    request.logprobs = 2;
+    outputs.push_back(RunOne(*engine, request));
   }
   EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+  ASSERT_EQ(outputs[0].logprobs.size(), outputs[1].logprobs.size());
+  for (size_t i = 0; i < outputs[0].logprobs.size(); ++i) ExpectNear(outputs[0].logprobs[i], outputs[1].logprobs[i]);
   EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
   EXPECT_EQ(outputs[0].last.attention.pages_total, outputs[1].last.attention.pages_total);
   EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
@@ -81,7 +85,11 @@ TEST_F(GpuEngine, ASmallBudgetReadsThePagesThatTheCpuReads) {
   // Eight metadata groups of pages of one token, of which a few are kept.
   std::vector<int32_t> prompt = {1};
   for (int i = 1; i < 120; ++i) prompt.push_back(300 + i * i % 150);
-  ExpectThePagesOfTheCpu(*AttentionSpec::Parse("hierarchical:token_budget=12:dense_layers=1:keep=0.3"), 1, prompt, 6);
+  for (const char* option : {"", ":reuse=4", ":metadata=int8"}) {
+    ExpectThePagesOfTheCpu(
+        *AttentionSpec::Parse(std::string("hierarchical:token_budget=12:dense_layers=1:keep=0.3") + option), 1, prompt,
+        10);
+  }
 }
 
 // Prompts in chunks, several requests at once, one of them forked, logits edited, scaled, looked up and drawn from.
@@ -179,12 +187,20 @@ TEST_F(GpuEngine, EverySamplingParameterGivesTheTokensOfTheCpu) {
 }
 
 TEST_F(GpuEngine, PreemptedSequencesComeBackAsTheyWere) {
-  for (const char* policy : {"quest", "h2o", "tova"}) {
+  for (const char* policy :
+       {"quest", "h2o", "tova", "hierarchical:reuse=5", "hierarchical:metadata=int8", "sparq:level=token:v_mean=on"}) {
+    SCOPED_TRACE(policy);
     EngineOptions options = Small(kStories);
     options.page_size = 4;
-    options.attention = {{policy, {{"token_budget", "12"}, {"dense_layers", "0"}}}};
+    options.attention = {*AttentionSpec::Parse(policy)};
+    options.attention[0].options.insert({{"token_budget", "12"}, {"dense_layers", "0"}});
     options.kv_cache_bytes = 16 * 4 * 5 * 2 * 4 * 8 * 4;  // 16 pages …
-    if (options.attention[0].name == "quest") options.kv_cache_bytes += options.kv_cache_bytes / 2;  // … and their metadata
+    // … and their metadata
+    if (std::string(policy).find("reuse") != std::string::npos || options.attention[0].name == "quest") {
+      options.kv_cache_bytes += options.kv_cache_bytes / 2;
+    } else if (options.attention[0].name == "hierarchical") {
+      options.kv_cache_bytes += options.kv_cache_bytes * 3 / 4;  // and codes
+    }
     options.max_num_seqs = 3;
     options.max_num_batched_tokens = 16;
     Collector on_cpu, on_gpu;
@@ -212,7 +228,9 @@ TEST_F(GpuEngine, PreemptedSequencesComeBackAsTheyWere) {
 TEST_F(GpuEngine, PoliciesThatRememberReadThePagesThatTheCpuReads) {
   std::vector<Output> greedy;
   for (const char* text : {"h2o:token_budget=20:dense_layers=0", "tova:token_budget=16:dense_layers=1",
-                           "swa:token_budget=20:dense_layers=0", "swa:token_budget=24:dense_layers=2:rows=9"}) {
+                           "swa:token_budget=20:dense_layers=0", "swa:token_budget=24:dense_layers=2:rows=9",
+                           "hierarchical:token_budget=20:dense_layers=0:reuse=6",
+                           "sparq:token_budget=20:dense_layers=0:channels=4:v_mean=on"}) {
     SCOPED_TRACE(text);
     EngineOptions options = Small(kStories);
     options.page_size = 4;
@@ -271,7 +289,9 @@ TEST_F(GpuEngine, PoliciesThatRememberReadThePagesThatTheCpuReads) {
 
 // Forked from one prefill in large chunks, against a prefill for each in small ones: bit for bit.
 TEST_F(GpuEngine, ForksOfPoliciesThatRememberEqualSequencesThatRunAlone) {
-  for (const char* text : {"h2o:token_budget=20:dense_layers=0", "swa:token_budget=20:dense_layers=0:rows=5"}) {
+  for (const char* text : {"h2o:token_budget=20:dense_layers=0", "swa:token_budget=20:dense_layers=0:rows=5",
+                           "hierarchical:token_budget=20:dense_layers=0:reuse=5",
+                           "sparq:token_budget=20:dense_layers=0:channels=4:v_mean=on"}) {
     SCOPED_TRACE(text);
     EngineOptions options = OnGpu(Small(kStories));
     options.page_size = 4;
@@ -346,11 +366,13 @@ TEST_F(GpuEngine, FamiliesAgreeWithTheCpu) {
 }
 
 TEST_F(GpuEngine, RandomCachesAndHistoriesAreThoseOfTheCpu) {
-  for (const char* policy : {"quest", "h2o", "swa"}) {
+  for (const char* policy : {"quest", "h2o", "swa", "hierarchical:reuse=3", "hierarchical:metadata=int8:keep=0.5",
+                             "sparq:level=token:v_mean=on"}) {
     SCOPED_TRACE(policy);
     EngineOptions options = Small(kStories);
     options.page_size = 4;
-    options.attention = {{policy, {{"token_budget", "16"}, {"dense_layers", "1"}}}};
+    options.attention = {*AttentionSpec::Parse(policy)};
+    options.attention[0].options.insert({{"token_budget", "16"}, {"dense_layers", "1"}});
     std::vector<Output> outputs;
     for (const EngineOptions& o : {options, OnGpu(options)}) {
       auto engine = MakeEngine(o);
@@ -366,8 +388,8 @@ TEST_F(GpuEngine, RandomCachesAndHistoriesAreThoseOfTheCpu) {
   }
 }
 
-// Ranks, threads here, that share the GPU, against one rank on it: dense, quest and h2o with a small budget. Gives
-// dense's tokens.
+// Ranks, threads here, that share the GPU, against one rank on it: dense, and policies with a small budget. Gives dense's
+// tokens.
 std::vector<int32_t> ExpectRanksAsOne(const char* model, int size, const std::vector<int32_t>& prompt, int tokens) {
   EngineOptions options = OnGpu(Small(model));
   options.load_tokenizer = false;
@@ -375,7 +397,9 @@ std::vector<int32_t> ExpectRanksAsOne(const char* model, int size, const std::ve
   options.page_size = 2;
   options.attention = {{},
                        {"quest", {{"token_budget", "8"}, {"dense_layers", "0"}}},
-                       {"h2o", {{"token_budget", "8"}, {"dense_layers", "0"}}}};
+                       {"h2o", {{"token_budget", "8"}, {"dense_layers", "0"}}},
+                       {"hierarchical", {{"token_budget", "8"}, {"dense_layers", "0"}, {"reuse", "3"}, {"metadata", "int8"}}},
+                       {"sparq", {{"token_budget", "8"}, {"dense_layers", "0"}, {"v_mean", "on"}}}};
   std::vector<std::vector<Output>> outputs;  // of one rank, of all
   for (const int n : {1, size}) {
     TestRanks ranks(n);

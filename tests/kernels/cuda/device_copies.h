@@ -74,6 +74,7 @@ class DeviceCopies {
     if (table->group_ids == nullptr) return;
     pages->meta = Copy(cache.meta());
     pages->over = Copy(cache.over());
+    pages->codes = Copy(cache.codes());
     index(table->group_ids, table->group_begin);
   }
   // Waits for all work; as much as `to` has.

@@ -13,11 +13,15 @@
 #include "kernels/cuda/hierarchical.h"
 #include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
+#include "kernels/cuda/page_ops.h"
 #include "kernels/cuda/page_weights.h"
 #include "kernels/cuda/prefill_mass.h"
 #include "kernels/cuda/quest.h"
+#include "kernels/cuda/reuse.h"
+#include "kernels/cuda/sparq.h"
 #include "kernels/cuda/top_candidates.h"
 #include "kernels/cuda/top_pages.h"
+#include "kernels/metadata_codes.h"
 #include "kernels/reference/attention.h"
 #include "kernels/reference/attention_mass.h"
 #include "tests/kernels/cuda/emulator/options.h"
@@ -77,13 +81,55 @@ TEST_F(KernelRaces, KvAppend) {
   }
 }
 
+// Two warps encode a group that an append makes whole, and again from the pages' K.
+TEST_F(KernelRaces, CodesOfWholeGroups) {
+  PagedLayer layer(DType::kF32, 1, 1, 64, 8, {kPagesPerGroup}, true, true);
+  const std::vector<float> k = SeededFloats(kPagesPerGroup * 64, 1);
+  const std::vector<int32_t> seq(kPagesPerGroup, 0), pos{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  cuda::KvAppendParams p;
+  p.pages = layer.Pages();
+  p.table = layer.Table();
+  p.k = p.v = k.data();
+  p.k_stride = 64;
+  p.v_stride = 8;
+  p.row_seq = seq.data();
+  p.row_pos = pos.data();
+  p.rows = kPagesPerGroup;
+  ASSERT_TRUE(cuda::KvAppend(Stream{}, DType::kF32, p).ok());
+  PagedLayer cpu = layer;
+  EncodeMetadata(cpu.Pages(), cpu.format, cpu.groups[0]);
+  EXPECT_TRUE(layer.codes == cpu.codes);
+  std::fill(layer.codes.begin(), layer.codes.end(), std::byte{0x11});
+  LayersOfPages all;
+  all.first = layer.Pages();
+  all.format = layer.format;
+  cuda::MetadataRecompute recompute;
+  recompute.group = layer.groups[0];
+  recompute.column = kPagesPerGroup - 1;
+  recompute.slots = 1;
+  std::copy_n(layer.ids.begin(), kPagesPerGroup, recompute.pages);
+  ASSERT_TRUE(cuda::RecomputeMetadata(Stream{}, all, &recompute, 1).ok());
+  EXPECT_TRUE(layer.codes == cpu.codes);
+}
+
 // Pages of one token, 16 to a metadata group with random bounds; eight are listed.
 struct PageSelection {
-  explicit PageSelection(int tokens)
-      : length(tokens), layer(DType::kF32, 1, 1, 16, 16, {tokens}), q(SeededFloats(2 * 16, 2)), pages(8), counts(1) {
+  explicit PageSelection(int tokens, bool codes = false)
+      : length(tokens),
+        layer(DType::kF32, 1, 1, 16, 16, {tokens}, true, codes),
+        q(SeededFloats(2 * 16, 2)),
+        pages(8),
+        counts(1) {
     const std::vector<float> bounds = SeededFloats(layer.meta.size() / sizeof(float), 1);
     std::memcpy(layer.meta.data(), bounds.data(), layer.meta.size());
     std::memcpy(layer.over.data(), bounds.data(), layer.over.size());
+    if (codes) {
+      auto* over = reinterpret_cast<float*>(layer.over.data());
+      for (size_t i = 0; i < layer.over.size() / sizeof(float); ++i) over[i] = i / 16 % 2 == 0 ? -10.0f : 10.0f;
+      for (int g = 0; g < tokens / kPagesPerGroup; ++g) {
+        EncodeMetadata(layer.Pages(), layer.format, layer.groups[static_cast<size_t>(g)]);
+      }
+    }
     p.q = q.data();
     p.q_stride = 32;
     p.rows = 1;
@@ -121,19 +167,51 @@ TEST_F(KernelRaces, QuestScoresAndTopPages) {
 }
 
 TEST_F(KernelRaces, HierarchicalSelect) {
-  PageSelection s(140);  // nine groups, of which one is kept
-  std::vector<float> group_scores(9);
-  std::vector<int32_t> kept(9), kept_counts(1);
-  cuda::HierarchicalParams h;
-  h.quest = s.p;
-  h.longest = s.length;
-  h.keep_billionths = 1;
-  h.group_scores = group_scores.data();
-  h.kept = kept.data();
-  h.kept_counts = kept_counts.data();
-  ASSERT_TRUE(cuda::HierarchicalSelect(Stream{}, h, s.selection).ok());
-  EXPECT_EQ(kept_counts[0], 1);
-  s.ExpectAList();
+  for (const bool codes : {false, true}) {
+    PageSelection s(140, codes);  // nine groups, of which one is kept; by codes half of them
+    std::vector<float> group_scores(9);
+    std::vector<int32_t> kept(9), kept_counts(1);
+    cuda::HierarchicalParams h;
+    h.quest = s.p;
+    h.longest = s.length;
+    h.keep_billionths = codes ? GroupCut::kAll / 2 : 1;
+    h.codes = codes;
+    h.group_scores = group_scores.data();
+    h.kept = kept.data();
+    h.kept_counts = kept_counts.data();
+    ASSERT_TRUE(cuda::HierarchicalSelect(Stream{}, h, s.selection).ok());
+    EXPECT_EQ(kept_counts[0], codes ? 5 : 1);
+    s.ExpectAList();
+  }
+}
+
+// A row that selects, whose list is kept, and then one that reads it again with two pages more.
+TEST_F(KernelRaces, KeepOrList) {
+  PagedLayer layer(DType::kF32, 1, 1, 16, 16, {300}, false);
+  std::vector<float> entries(300, 0.0f);
+  std::vector<int32_t> list{0, 3, 17, 290, 297}, counts{5}, pages(300), selecting(1);
+  std::copy(list.begin(), list.end(), pages.begin());
+  const PageHistory history{entries.data(), 300, 1, 300, 1};
+  const int32_t seq = 0;
+  for (const int32_t length : {298, 300}) {
+    cuda::ReuseParams p;
+    p.steps = 4;
+    p.rows = 1;
+    p.row_seq = &seq;
+    p.row_len = &length;
+    p.table = layer.Table();
+    p.history = &history;
+    p.selecting = selecting.data();
+    p.selection.pages = pages.data();
+    p.selection.counts = counts.data();
+    p.selection.max_pages = 300;
+    ASSERT_TRUE(cuda::RowsThatSelect(Stream{}, p).ok());
+    EXPECT_EQ(selecting[0], length == 298 ? 0 : -1);
+    ASSERT_TRUE(cuda::KeepOrList(Stream{}, p).ok());
+  }
+  list.insert(list.end(), {298, 299});
+  EXPECT_EQ(counts[0], 7);
+  EXPECT_TRUE(std::equal(list.begin(), list.end(), pages.begin()));
 }
 
 TEST_F(KernelRaces, PageWeightsAndTopShare) {
@@ -183,6 +261,73 @@ TEST_F(KernelRaces, PageWeightsAndTopShare) {
                   .ok());
   EXPECT_GT(counts[0], 2);
   EXPECT_LT(counts[0], 19);
+}
+
+// Tokens of pages of four, their list, and the mean of V, whose sums are missing at first and there the second time.
+TEST_F(KernelRaces, SparqTokensAndCorrection) {
+  constexpr int kLength = 62, kPages = 16, kDim = 40;
+  PagedLayer layer(DType::kF32, 4, 1, kDim, kDim, {kLength}, false);
+  const std::vector<float> k = SeededFloats(layer.k.size() / 4, 1), v = SeededFloats(layer.v.size() / 4, 3), q = SeededFloats(2 * kDim, 2);
+  std::memcpy(layer.k.data(), k.data(), layer.k.size());
+  std::memcpy(layer.v.data(), v.data(), layer.v.size());
+  const int32_t seq = 0, length = kLength;
+  std::vector<float> max(2 * kPages), sum(2 * kPages), weights(kPages), scores(2 * kPages * 4), softmax(4), token_weights(kPages * 4);
+  std::vector<float> entries(kPages * (kDim + 1), 0.0f), alpha(2), mean(kDim);
+  std::vector<int32_t> tokens(20), token_counts(1), pages(kPages), counts(1);
+  std::vector<uint64_t> masks(kPages);
+  const PageHistory history{entries.data(), kPages * (kDim + 1), 1, kPages, kDim + 1};
+  ASSERT_TRUE(cuda::PageWeights(Stream{}, {.q = q.data(),
+                                           .q_stride = 2 * kDim,
+                                           .rows = 1,
+                                           .q_heads = 2,
+                                           .row_seq = &seq,
+                                           .row_len = &length,
+                                           .pages = layer.Pages(),
+                                           .table = layer.Table(),
+                                           .words = 5,
+                                           .max_pages = kPages,
+                                           .max = max.data(),
+                                           .sum = sum.data(),
+                                           .weights = weights.data(),
+                                           .token_scores = scores.data(),
+                                           .softmax = softmax.data()})
+                  .ok());
+  const cuda::SparqRows rows{.rows = 1,
+                             .q_heads = 2,
+                             .row_seq = &seq,
+                             .row_len = &length,
+                             .pages = layer.Pages(),
+                             .table = layer.Table(),
+                             .max_pages = kPages,
+                             .shares = sum.data(),
+                             .token_scores = scores.data(),
+                             .softmax = softmax.data()};
+  SelectionView selection;
+  selection.pages = pages.data();
+  selection.counts = counts.data();
+  selection.max_pages = kPages;
+  selection.slot_mask = masks.data();
+  selection.mask_words = 1;
+  selection.alpha = alpha.data();
+  selection.v_mean = mean.data();
+  ASSERT_TRUE(cuda::TopTokens(Stream{}, {.rows = rows,
+                                         .budget = {20, 2, 3},
+                                         .weights = token_weights.data(),
+                                         .tokens = tokens.data(),
+                                         .counts = token_counts.data(),
+                                         .max_tokens = 20,
+                                         .selection = selection})
+                  .ok());
+  EXPECT_EQ(token_counts[0], 20);
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(cuda::SparqCorrect(Stream{}, {.rows = rows, .history = &history, .selection = selection}).ok());
+    for (int c = 0; c < kDim; ++c) {
+      double want = 0;
+      for (int pos = 0; pos < kLength; ++pos) want += layer.VAt(0, pos, 0, c);
+      EXPECT_NEAR(mean[static_cast<size_t>(c)], want / kLength, 1e-5);
+    }
+    for (const float a : alpha) EXPECT_TRUE(a > 0 && a <= 1) << a;
+  }
 }
 
 TEST_F(KernelRaces, HybridSelect) {

@@ -5,8 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 
+#include "kernels/kv_append.h"
+#include "kernels/metadata_codes.h"
 #include "kernels/reference/elementwise.h"
 #include "kernels/reference/kv_append.h"
 #include "tests/kernels/cuda/emulator/options.h"
@@ -105,6 +108,82 @@ TEST(SlowCudaKvAppend, AgreesWithTheReferenceOnTheWholeGrid) {
       }
     }
   }
+}
+
+// Codes of 8 bits as the CPU makes them, of groups whose last token came alone, in a chunk, or with another group's first; none
+// before that.
+TEST(CudaKvAppend, WholeGroupsAreEncodedAsOnTheCpu) {
+  ThreadPool pool(1);
+  Context ctx;
+  ctx.pool = &pool;
+  uint64_t seed = 1;
+  for (const Case& c : {Case{DType::kBF16, true, 2, 2, 64, 64, true}, Case{DType::kF16, true, 1, 1, 80, 8, true},
+                        Case{DType::kF32, true, 3, 2, 33, 8, true}, Case{DType::kBF16, false, 4, 1, 256, 16, true}}) {
+    SCOPED_TRACE(::testing::Message() << DTypeName(c.dtype) << " page " << c.page_size << " d " << c.k_dim);
+    const int group_tokens = c.page_size * kPagesPerGroup;
+    const std::vector<int> lengths{3 * group_tokens + 5, 2 * group_tokens, group_tokens - 1};
+    PagedLayer gpu(c.dtype, c.page_size, c.kv_heads, c.k_dim, c.v_dim, lengths, true, true);
+    PagedLayer cpu = gpu;
+    std::mt19937_64 random(seed);
+    std::vector<int> at(lengths.size(), 0);
+    for (int step = 0; at != lengths; ++step) {
+      const Rows rows = NextRows(at, lengths, step, step % 3 == 1 ? 2 * group_tokens : 9, random);
+      const int64_t k_stride = c.kv_heads * c.k_dim, v_stride = c.kv_heads * c.v_dim, n = static_cast<int64_t>(rows.seq.size());
+      const DType dtype = c.float_rows ? DType::kF32 : c.dtype;
+      const Typed k(dtype, SeededFloats(static_cast<size_t>(n * k_stride), ++seed));
+      const Typed v(dtype, SeededFloats(static_cast<size_t>(n * v_stride), ++seed));
+      const std::vector<float> kf = k.Floats(), vf = v.Floats();
+      KvAppend(ctx, {cpu.Pages(), cpu.Table(), kf.data(), k_stride, vf.data(), v_stride, rows.seq.data(), rows.pos.data(), n});
+      cuda::KvAppendParams p;
+      p.pages = gpu.Pages();
+      p.table = gpu.Table();
+      p.k = k.data();
+      p.k_stride = k_stride;
+      p.v = v.data();
+      p.v_stride = v_stride;
+      p.row_seq = rows.seq.data();
+      p.row_pos = rows.pos.data();
+      p.rows = n;
+      ASSERT_TRUE(cuda::KvAppend(Stream{}, dtype, p).ok());
+      ASSERT_TRUE(gpu.meta == cpu.meta && gpu.over == cpu.over) << step;
+      ASSERT_TRUE(gpu.codes == cpu.codes) << step;
+    }
+  }
+}
+
+// A block of channels that has an infinity is marked, and leaves the others as they are.
+TEST(CudaKvAppend, ChannelsThatVaryTooMuchHaveNoCodes) {
+  ThreadPool pool(1);
+  Context ctx;
+  ctx.pool = &pool;
+  PagedLayer gpu(DType::kF32, 1, 1, 80, 8, {kPagesPerGroup}, true, true);
+  PagedLayer cpu = gpu;
+  std::vector<float> k = SeededFloats(kPagesPerGroup * 80, 1), v = SeededFloats(kPagesPerGroup * 8, 2);
+  k[5 * 80 + 40] = INFINITY;
+  k[7 * 80 + 79] = 3e38f;
+  k[9 * 80 + 79] = -3e38f;  // whose difference is infinite
+  const std::vector<int32_t> seq(kPagesPerGroup, 0), pos{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  KvAppend(ctx, {cpu.Pages(), cpu.Table(), k.data(), 80, v.data(), 8, seq.data(), pos.data(), kPagesPerGroup});
+  cuda::KvAppendParams p;
+  p.pages = gpu.Pages();
+  p.table = gpu.Table();
+  p.k = k.data();
+  p.k_stride = 80;
+  p.v = v.data();
+  p.v_stride = 8;
+  p.row_seq = seq.data();
+  p.row_pos = pos.data();
+  p.rows = kPagesPerGroup;
+  ASSERT_TRUE(cuda::KvAppend(Stream{}, DType::kF32, p).ok());
+  const auto* a = gpu.Pages().codes + gpu.groups[0] * gpu.format.meta_group_stride;
+  const auto* b = cpu.Pages().codes + gpu.groups[0] * gpu.format.meta_group_stride;
+  for (int c0 = 0; c0 < 80; c0 += kCodeChannels) {
+    const bool marked = c0 > 0;
+    for (const uint8_t* codes : {a, b}) {
+      EXPECT_EQ(codes[gpu.format.MetaOffset(0, c0, 0)] > codes[gpu.format.MetaOffset(1, c0, 0)], marked) << c0;
+    }
+  }
+  EXPECT_TRUE(std::equal(a, a + kCodeChannels * kPagesPerGroup, b));
 }
 
 struct Rotation {

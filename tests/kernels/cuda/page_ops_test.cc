@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/kv_append.h"
@@ -15,11 +16,11 @@ namespace {
 using testing::PagedLayer;
 using testing::SeededFloats;
 
-// Layers of the same table in one allocation each of K, V, meta and over, with gaps between the layers.
+// Layers of the same table in one allocation each of K, V, meta, over and codes, with gaps between the layers.
 struct Layers {
   Layers(DType dtype, int page_size, int kv_heads, int k_dim, int v_dim, int length, int count) {
     for (int l = 0; l < count; ++l) {
-      PagedLayer layer(dtype, page_size, kv_heads, k_dim, v_dim, {length});
+      PagedLayer layer(dtype, page_size, kv_heads, k_dim, v_dim, {length}, true, true);
       const std::vector<float> k = SeededFloats(static_cast<size_t>(length * kv_heads * k_dim), 10 + static_cast<uint64_t>(l));
       const std::vector<float> v = SeededFloats(static_cast<size_t>(length * kv_heads * v_dim), 20 + static_cast<uint64_t>(l));
       std::vector<int32_t> seq(static_cast<size_t>(length), 0), pos;
@@ -43,7 +44,12 @@ struct Layers {
     all.v_layer_stride = join(&PagedLayer::v, v);
     all.meta_layer_stride = join(&PagedLayer::meta, meta);
     all.over_layer_stride = join(&PagedLayer::over, over);
-    all.first = {k.data(), v.data(), meta.data(), over.data()};
+    // Codes have meta's strides, in bytes.
+    codes.assign(static_cast<size_t>(all.meta_layer_stride) * layers.size(), std::byte{0x33});
+    for (size_t l = 0; l < layers.size(); ++l) {
+      std::memcpy(codes.data() + l * static_cast<size_t>(all.meta_layer_stride), layers[l].codes.data(), layers[l].codes.size());
+    }
+    all.first = {k.data(), v.data(), meta.data(), over.data(), reinterpret_cast<uint8_t*>(codes.data())};
   }
   // What the CPU did to `layers` is what the GPU did to the joined arrays.
   void ExpectEqual() const {
@@ -58,10 +64,14 @@ struct Layers {
     check(&PagedLayer::v, v);
     check(&PagedLayer::meta, meta);
     check(&PagedLayer::over, over);
+    for (size_t l = 0; l < layers.size(); ++l) {
+      const std::byte* joined = codes.data() + l * static_cast<size_t>(all.meta_layer_stride);
+      EXPECT_EQ(std::memcmp(joined, layers[l].codes.data(), layers[l].codes.size()), 0) << "codes of layer " << l;
+    }
   }
   std::vector<PagedLayer> layers;
   LayersOfPages all;
-  std::vector<std::byte> k, v, meta, over;
+  std::vector<std::byte> k, v, meta, over, codes;
 };
 
 struct Case {
@@ -100,6 +110,35 @@ TEST(CudaPageOps, AllOperationsAreTheCpusInEveryLayer) {
       RecomputeMetadata(ctx, {layer.Pages(), f, 1, r.pages, 2, r.slots});
     }
     l.ExpectEqual();
+  }
+}
+
+// A group that the recomputed page makes whole has its codes again; one that it doesn't, keeps those it had.
+TEST(CudaPageOps, ARecomputedGroupThatIsWholeIsEncoded) {
+  for (const Case& c : {Case{DType::kBF16, 4, 2, 64, 64}, Case{DType::kF32, 1, 1, 37, 8}, Case{DType::kF16, 2, 1, 128, 8}}) {
+    for (const int slots : {c.page_size, c.page_size - 1}) {
+      if (slots == 0) continue;
+      SCOPED_TRACE(::testing::Message() << DTypeName(c.dtype) << " d " << c.k_dim << " slots " << slots);
+      const int length = 16 * c.page_size;
+      Layers l(c.dtype, c.page_size, c.kv_heads, c.k_dim, c.v_dim, length, 2);
+      std::fill(l.codes.begin(), l.codes.end(), std::byte{0x44});
+      std::vector<cuda::MetadataRecompute> list(1);
+      list[0].group = l.layers[0].groups[0];
+      list[0].column = kPagesPerGroup - 1;
+      list[0].slots = slots;
+      std::copy_n(l.layers[0].ids.begin(), kPagesPerGroup, list[0].pages);
+      ASSERT_TRUE(cuda::RecomputeMetadata(Stream{}, l.all, list.data(), 1).ok());
+      for (size_t i = 0; i < l.layers.size(); ++i) {
+        const int64_t group = list[0].group * l.all.format.meta_group_stride;
+        const std::byte* got = l.codes.data() + static_cast<int64_t>(i) * l.all.meta_layer_stride + group;
+        const auto bytes = static_cast<size_t>(l.all.format.meta_group_stride);
+        if (slots == c.page_size) {  // appends have left the same
+          EXPECT_EQ(std::memcmp(got, l.layers[i].codes.data() + group, bytes), 0);
+        } else {
+          EXPECT_TRUE(std::all_of(got, got + bytes, [](std::byte b) { return b == std::byte{0x44}; }));
+        }
+      }
+    }
   }
 }
 

@@ -10,9 +10,9 @@
 namespace quire::testing {
 
 struct PagedLayer {
-  // lengths: tokens of each sequence that there is room for.
+  // lengths: tokens of each sequence that there is room for. with_codes: metadata in 8 bits, too.
   PagedLayer(DType dtype, int page_size, int kv_heads, int k_dim, int v_dim, const std::vector<int>& lengths,
-             bool metadata = true)
+             bool metadata = true, bool with_codes = false)
       : format(*PageFormat::Create(dtype, page_size, kv_heads, k_dim, v_dim)) {
     for (const int n : lengths) {
       begin.push_back(begin.back() + (n + page_size - 1) / page_size);
@@ -27,10 +27,12 @@ struct PagedLayer {
       meta.assign(bytes((group_begin.back() + 1) * format.meta_group_stride), std::byte{0x11});
       over.assign(bytes((group_begin.back() + 1) * format.over_group_stride), std::byte{0x11});
     }
+    if (with_codes) codes.assign(static_cast<size_t>((group_begin.back() + 1) * format.meta_group_stride), std::byte{0x11});
   }
   LayerPages Pages() {
     if (meta.empty()) return {k.data(), v.data(), nullptr, nullptr};
-    return {k.data(), v.data(), meta.data(), over.data()};
+    uint8_t* in_8_bits = codes.empty() ? nullptr : reinterpret_cast<uint8_t*>(codes.data());
+    return {k.data(), v.data(), meta.data(), over.data(), in_8_bits};
   }
   PageTableView Table() const {
     return {format, ids.data(), begin.data(), groups.data(), group_begin.data(), static_cast<int>(begin.size()) - 1};
@@ -58,7 +60,7 @@ struct PagedLayer {
 
   PageFormat format;
   std::vector<int32_t> ids, begin{0}, groups, group_begin{0};
-  std::vector<std::byte> k, v, meta, over;
+  std::vector<std::byte> k, v, meta, over, codes;
 };
 
 }  // namespace quire::testing

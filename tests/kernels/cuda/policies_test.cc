@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/metadata_codes.h"
 #include "kernels/reference/hierarchical.h"
 #include "kernels/reference/hybrid.h"
 #include "kernels/reference/quest.h"
@@ -27,7 +28,8 @@ class GpuPolicies : public GpuTest {};
 using SlowGpuPolicies = GpuPolicies;
 
 // The step's selection on the GPU, with an empty row behind its own and a length beyond the longest, as a captured graph has
-// them. Workspace and lists hold what an earlier step might have left.
+// them. Workspace and lists hold what an earlier step might have left. What the rows remember, if they do, is taken there and
+// back.
 Selected SelectOnGpu(const AttentionPolicy& policy, const PagedCache& cache, const Step& step) {
   DeviceCopies there;
   const Context& ctx = there.ctx();
@@ -51,12 +53,46 @@ Selected SelectOnGpu(const AttentionPolicy& policy, const PagedCache& cache, con
   const size_t lists = static_cast<size_t>(p.rows) * f.kv_heads, entries = lists * static_cast<size_t>(s.view.max_pages);
   s.pages.assign(entries, -7);
   s.counts.assign(lists, -7);
+  const PageDataNeeds needs = policy.Declare();
+  if (needs.slots) {
+    s.view.mask_words = (f.page_size + 63) / 64;
+    s.masks.assign(entries * static_cast<size_t>(s.view.mask_words), ~uint64_t{0});
+  }
+  if (needs.correction) {
+    s.alpha.assign(static_cast<size_t>(p.rows * (p.heads > 0 ? p.heads : p.q_heads)), std::nanf(""));
+    s.v_mean.assign(lists * static_cast<size_t>(f.v_dim), std::nanf(""));
+  }
   SelectionView view = s.view;
   view.pages = there.Copy(s.pages);
   view.counts = there.Copy(s.counts);
+  if (needs.slots) view.slot_mask = there.Copy(s.masks);
+  if (needs.correction) {
+    view.alpha = there.Copy(s.alpha);
+    view.v_mean = there.Copy(s.v_mean);
+  }
+  const Histories none(policy, step.p, [](int, int, int64_t) { return 0.0f; });
+  if (p.history == nullptr && !none.views.empty()) p.history = none.views.data();
+  std::vector<PageHistory> histories;
+  const auto floats = [](const PageHistory& h) { return static_cast<size_t>(h.kv_heads * h.head_stride); };
+  if (p.history != nullptr) {
+    histories.assign(p.history, p.history + step.p.rows);
+    for (PageHistory& h : histories) h.values = there.Copy(h.values, floats(h));
+    histories.emplace_back();
+    p.history = there.Copy(histories);
+  }
   policy.Select(ctx, p, view, there.Dirty(policy.SelectWorkspace(p)));
   there.Back(view.pages, &s.pages);
   there.Back(view.counts, &s.counts);
+  if (needs.slots) there.Back(view.slot_mask, &s.masks);
+  if (needs.correction) {
+    there.Back(view.alpha, &s.alpha);
+    there.Back(view.v_mean, &s.v_mean);
+  }
+  for (size_t row = 0; step.p.history != nullptr && row + 1 < histories.size(); ++row) {
+    std::vector<float> values(floats(histories[row]));
+    there.Back(histories[row].values, &values);
+    std::copy(values.begin(), values.end(), step.p.history[row].values);
+  }
   return s;
 }
 
@@ -138,6 +174,61 @@ int CheckHierarchical(const Case& c, const PagedCache& cache, const Step& step) 
   return same;
 }
 
+// The codes' own bounds of a (row, KV head)'s pages, in double; those of its metadata where the group has none.
+std::vector<double> CodedScores(const PagedCache& cache, const SelectParams& p, int row, int head, GroupReduce reduce) {
+  const PageFormat& f = cache.table().format;
+  const int heads = p.q_heads / f.kv_heads, whole = p.row_len[row] / f.page_size / kPagesPerGroup;
+  std::vector<double> scores((static_cast<size_t>(p.row_len[row]) + static_cast<size_t>(f.page_size) - 1) /
+                             static_cast<size_t>(f.page_size));
+  const auto number = [&](const std::vector<std::byte>& array, int64_t at) {
+    return VisitFloatDType(f.dtype, [&](auto t) { return double{ToFloat(reinterpret_cast<const decltype(t)*>(array.data())[at])}; });
+  };
+  for (size_t page = 0; page < scores.size(); ++page) {
+    const int column = static_cast<int>(page) % kPagesPerGroup;
+    const int64_t id = p.table.group_ids[p.table.group_begin[p.row_seq[row]] + static_cast<int>(page) / kPagesPerGroup];
+    const int64_t meta = id * f.meta_group_stride + head * f.meta_head_stride, over = id * f.over_group_stride + head * f.over_head_stride;
+    const bool coded = static_cast<int>(page) / kPagesPerGroup < whole && HasCodes(cache.codes().data() + meta, f);
+    for (int h = 0; h < heads; ++h) {
+      double score = 0;
+      for (int c = 0; c < f.k_dim; ++c) {
+        const double q = p.q[row * p.q_stride + (int64_t{head} * heads + h) * f.k_dim + c];
+        double bounds[2];
+        for (int which = 0; which < 2; ++which) {
+          const int64_t at = meta + f.MetaOffset(which, c, column);
+          const double lo = number(cache.over(), over + f.OverOffset(0, c)), hi = number(cache.over(), over + f.OverOffset(1, c));
+          const double by_code = CodeStep(static_cast<float>(lo), static_cast<float>(hi)) * static_cast<double>(cache.codes()[static_cast<size_t>(at)]);
+          bounds[which] = coded ? lo + by_code : number(cache.meta(), at);
+        }
+        score += std::max(q * bounds[0], q * bounds[1]);
+      }
+      if (reduce == GroupReduce::kMean) score /= heads;
+      scores[page] = h == 0 ? score : reduce == GroupReduce::kMax ? std::max(scores[page], score) : scores[page] + score;
+    }
+  }
+  return scores;
+}
+
+// With metadata in 8 bits; keep of 1 leaves nothing to the groups' own scores. Returns how many lists weren't those of the
+// metadata itself.
+int CheckCodes(const Case& c, const PagedCache& cache, const Step& step) {
+  int others = 0;
+  for (const double keep : {0.25, 1.0}) {
+    SCOPED_TRACE(::testing::Message() << "int8 keep " << keep);
+    const std::string spec = c.Spec("hierarchical") + ":keep=" + std::to_string(keep);
+    const PageBudget budget = PageBudget::Create(c.budget * c.page_size, c.page_size, c.page_size, c.page_size);
+    const Excuse close =
+        CloseScores([&](int row, int head) { return CodedScores(cache, step.p, row, head, c.reduce); }, c.Slack());
+    const Excuse excuse = [&](int row, int head, const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
+      return close(row, head, a, b) || reference::Hierarchical(step.p, row, head, c.reduce, budget, keep).gap <= c.Slack();
+    };
+    const auto policy = Make(spec + ":metadata=int8", c.page_size);
+    ExpectTheListsOfTheCpu(*policy, cache, step, excuse);
+    const Selected exact = Select(*Make(spec, c.page_size), step.p, 2), coded = SelectOnGpu(*policy, cache, step);
+    for (size_t list = 0; list < exact.counts.size(); ++list) others += exact.List(list) != coded.List(list);
+  }
+  return others;
+}
+
 void CheckHybrid(const Case& c, const PagedCache& cache, const Step& step) {
   for (const int channels : {1, 7, c.dim / 4, c.dim}) {
     SCOPED_TRACE(::testing::Message() << "hybrid of " << channels << " channels");
@@ -160,6 +251,50 @@ void CheckSparq(const Case& c, const PagedCache& cache, const Step& step) {
     const auto policy = Make("sparq:token_budget=" + std::to_string(c.budget * c.page_size) +
                                  ":v_mean=off:channels=" + std::to_string(channels), ShapeOf(step.p));
     ExpectTheListsOfTheCpu(*policy, cache, step, CloseScores(scores, 1e-4));
+  }
+}
+
+// The correction, wherever the lists are the same.
+void ExpectTheCorrectionOfTheCpu(const Selected& got, const Selected& want, int rows, int kv_heads, int heads, int v_dim) {
+  for (int list = 0; list < rows * kv_heads; ++list) {
+    for (int c = 0; c < v_dim; ++c) {  // the same sums in the same order
+      const auto at = static_cast<size_t>(list * v_dim + c);
+      EXPECT_EQ(got.v_mean[at], want.v_mean[at]) << "list " << list << " channel " << c;
+    }
+    const auto index = static_cast<size_t>(list);
+    const bool same = got.List(index) == want.List(index) && (want.masks.empty() || got.Tokens(index) == want.Tokens(index));
+    const int first = list / kv_heads * heads + list % kv_heads * (heads / kv_heads);
+    for (int h = first; same && h < first + heads / kv_heads; ++h) {
+      EXPECT_NEAR(got.alpha[static_cast<size_t>(h)], want.alpha[static_cast<size_t>(h)], 1e-5) << "query head " << h;
+    }
+  }
+}
+
+// By tokens, and with the correction. Tokens may differ where the reference's weights come near each other.
+void CheckSparqsOptions(const Case& c, const PagedCache& cache, const Step& step) {
+  const std::string budget = ":token_budget=" + std::to_string(c.budget * c.page_size);
+  for (const std::string& options : {std::string(":v_mean=on"), ":level=token:v_mean=on:sink_tokens=3:recent_tokens=" +
+                                     std::to_string(std::min(5, c.budget * c.page_size - 4)), std::string(":level=token:v_mean=off:channels=7")}) {
+    SCOPED_TRACE(options);
+    const auto policy = Make("sparq" + budget + options, ShapeOf(step.p));
+    const int channels = options.ends_with("=7") ? 7 : 32;
+    const Selected want = Select(*policy, step.p, 2), got = SelectOnGpu(*policy, cache, step);
+    if (policy->Declare().correction) {
+      ExpectTheCorrectionOfTheCpu(got, want, step.p.rows, c.kv_heads, c.q_heads, c.dim);
+    }
+    for (int list = 0; list < step.p.rows * c.kv_heads; ++list) {
+      const auto index = static_cast<size_t>(list);
+      if (!policy->Declare().slots || got.Tokens(index) == want.Tokens(index)) {
+        if (policy->Declare().slots) {
+          EXPECT_EQ(got.List(index), want.List(index)) << "list " << list;
+        }
+        continue;
+      }
+      std::vector<double> weights = reference::SparqTokenScores(step.p, list / c.kv_heads, list % c.kv_heads, channels);
+      for (double& weight : weights) weight = std::log(weight);
+      const Excuse excuse = CloseScores([&](int, int) { return weights; }, 1e-4);
+      EXPECT_TRUE(excuse(0, 0, want.Tokens(index), got.Tokens(index))) << "list " << list;
+    }
   }
 }
 
@@ -224,8 +359,10 @@ void RunCase(const Case& c) {
   Step step(cache, c.q_heads, seq, {c.lens.begin(), c.lens.end()}, c.seed + 1);
   CheckQuest(c, cache, step);
   CheckHierarchical(c, cache, step);
+  CheckCodes(c, cache, step);
   CheckHybrid(c, cache, step);
   CheckSparq(c, cache, step);
+  if (c.budget * c.page_size >= 5) CheckSparqsOptions(c, cache, step);
   CheckTopP(c, cache, step);
   CheckStreaming(c, cache, step);
 }
@@ -250,6 +387,129 @@ TEST_F(GpuPolicies, HierarchicalListsTheCpusPagesOfManyGroups) {
   ExpectTheListsOfTheCpu(*policy, cache, step, kNone);
 }
 
+// Whole groups by the dozen, and lists that their codes alone make; a group that has no codes, and one that is gone.
+TEST_F(GpuPolicies, MetadataInInt8ListsTheCpusPages) {
+  int others = 0;
+  for (const Case& c : {Case{DType::kBF16, 4, 30, 64, 8, 2, {2000, 700, 63}, GroupReduce::kMax, 21},
+                        Case{DType::kF16, 2, 40, 80, 5, 1, {1100}, GroupReduce::kMean, 22},
+                        Case{DType::kF32, 1, 60, 18, 16, 2, {900, 17}, GroupReduce::kSum, 23}}) {
+    SCOPED_TRACE(c.seed);
+    PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, c.lens, c.seed, true);
+    cache.Fill(TwoThreads());
+    std::vector<int32_t> seq(c.lens.size());
+    std::iota(seq.begin(), seq.end(), 0);
+    Step step(cache, c.q_heads, seq, {c.lens.begin(), c.lens.end()}, c.seed + 1);
+    others += CheckCodes(c, cache, step);
+    const PageFormat& f = cache.table().format;
+    // An infinity among the last channels of group 3 of the first sequence.
+    VisitFloatDType(f.dtype, [&](auto t) {
+      using T = decltype(t);
+      const int64_t id = cache.table().group_ids[3];
+      T* over = static_cast<T*>(cache.pages().over) + id * f.over_group_stride;
+      T* meta = static_cast<T*>(cache.pages().meta) + id * f.meta_group_stride;
+      over[f.OverOffset(1, f.k_dim - 1)] = meta[f.MetaOffset(1, f.k_dim - 1, 5)] = FromFloat<T>(INFINITY);
+    });
+    cache.Encode();
+    ASSERT_FALSE(HasCodes(cache.codes().data() + cache.table().group_ids[3] * f.meta_group_stride, f));
+    const auto policy = Make(c.Spec("hierarchical") + ":keep=1:metadata=int8", c.page_size);
+    const Excuse excuse = [&](int row, int head, const std::vector<int32_t>& a, const std::vector<int32_t>& b) {
+      return CloseScores([&](int r, int h) { return CodedScores(cache, step.p, r, h, c.reduce); }, c.Slack())(row, head, a, b);
+    };
+    ExpectTheListsOfTheCpu(*policy, cache, step, excuse);
+  }
+  EXPECT_GT(others, 0);
+}
+
+// Sequences that go on for some steps, of which one begins anew on the way and pages of another go: the lists are the CPU's, and
+// so is what is remembered of them.
+TEST_F(GpuPolicies, ReuseListsTheCpusPagesOverManySteps) {
+  for (const auto& [spec, page_size] : std::vector<std::pair<std::string, int>>{
+           {"hierarchical:keep=0.3:token_budget=80:reuse=3", 1},
+           {"hierarchical:keep=0.2:token_budget=64:reuse=7", 4},
+           {"hierarchical:token_budget=64:reuse=2:metadata=int8", 2},
+           {"top-p:selector=hierarchical:reuse=4:token_budget=60:loose=0.3:p=0.6", 2}}) {
+    SCOPED_TRACE(spec);
+    constexpr int kSteps = 9;
+    const std::vector<int> longest{300 * page_size + kSteps, 290 * page_size, 170 * page_size + 1};
+    PagedCache cache(DType::kF32, page_size, 2, 16, 16, longest, 5, true);
+    cache.Fill(TwoThreads());
+    const auto policy = Make(spec, page_size);
+    std::vector<std::vector<float>> on_cpu(3, std::vector<float>(2 * 320, 0.0f)), on_gpu = on_cpu;
+    for (int i = 0; i < kSteps; ++i) {
+      std::vector<int32_t> lengths;
+      for (const int n : longest) lengths.push_back(n - kSteps + 1 + i);
+      Step step(cache, 4, {0, 1, 2}, lengths, static_cast<uint64_t>(40 + i));
+      const auto histories = [&](std::vector<std::vector<float>>& values) {
+        std::vector<PageHistory> h;
+        for (size_t row = 0; row < 3; ++row) h.push_back({values[row].data(), 320, 2, (lengths[row] + page_size - 1) / page_size, 1});
+        return h;
+      };
+      if (i == 5) on_cpu[2].assign(on_cpu[2].size(), 0.0f), on_gpu[2] = on_cpu[2];
+      if (i == 6) cache.PageId(0, 250) = cache.PageId(1, 3) = -1;
+      const std::vector<PageHistory> cpu = histories(on_cpu), gpu = histories(on_gpu);
+      step.p.history = cpu.data();
+      const Selected want = Select(*policy, step.p, 2);
+      step.p.history = gpu.data();
+      const Selected got = SelectOnGpu(*policy, cache, step);
+      for (size_t list = 0; list < 6; ++list) EXPECT_EQ(got.List(list), want.List(list)) << "step " << i << " list " << list;
+      EXPECT_EQ(got.counts[6] + got.counts[7], 0) << "of the empty row";
+      EXPECT_EQ(on_gpu, on_cpu) << "step " << i;
+    }
+  }
+}
+
+// Sums of V that earlier steps have made, and those that they haven't: what is kept of them is the CPU's bit for bit. Ranks that
+// share a KV head want the factors of their own heads.
+TEST_F(GpuPolicies, SparqsSumsOfVAreTheCpusOverManySteps) {
+  for (const char* options : {"", ":level=token"}) {
+    SCOPED_TRACE(options);
+    constexpr int kSteps = 7, kPage = 4, kDim = 16;
+    const std::vector<int> longest{150, 83};
+    PagedCache cache(DType::kBF16, kPage, 2, kDim, kDim, longest, 5);
+    cache.Fill(TwoThreads());
+    std::vector<std::vector<float>> on_cpu(2, std::vector<float>(2 * 40 * (kDim + 1), 0.0f)), on_gpu = on_cpu;
+    for (int i = 0; i < kSteps; ++i) {
+      std::vector<int32_t> lengths;
+      for (const int n : longest) lengths.push_back(n - kSteps + 1 + i);
+      Step step(cache, 8, {0, 1}, lengths, static_cast<uint64_t>(40 + i));
+      const auto policy = Make(std::string("sparq:token_budget=48:v_mean=on") + options, ShapeOf(step.p));
+      step.p.first_head = 2;
+      step.p.heads = 4;
+      const auto histories = [&](std::vector<std::vector<float>>& values) {
+        std::vector<PageHistory> h;
+        for (size_t row = 0; row < 2; ++row) {
+          h.push_back({values[row].data(), 40 * (kDim + 1), 2, (lengths[row] + kPage - 1) / kPage, kDim + 1});
+        }
+        return h;
+      };
+      if (i == 4) on_cpu[1].assign(on_cpu[1].size(), 0.0f), on_gpu[1] = on_cpu[1];  // begins anew
+      if (i == 5) cache.PageId(0, 9) = -1;  // its sum is in already
+      const std::vector<PageHistory> cpu = histories(on_cpu), gpu = histories(on_gpu);
+      step.p.history = cpu.data();
+      const Selected want = Select(*policy, step.p, 2);
+      step.p.history = gpu.data();
+      const Selected got = SelectOnGpu(*policy, cache, step);
+      EXPECT_EQ(on_gpu, on_cpu) << "step " << i;
+      for (size_t list = 0; list < 4; ++list) EXPECT_EQ(got.List(list), want.List(list)) << "step " << i << " list " << list;
+      if (!want.masks.empty()) {
+        for (size_t list = 0; list < 4; ++list) EXPECT_EQ(got.Tokens(list), want.Tokens(list)) << "step " << i << " list " << list;
+      }
+      for (size_t at = 0; at < 4 * kDim; ++at) EXPECT_EQ(got.v_mean[at], want.v_mean[at]) << "step " << i;
+      ASSERT_EQ(want.alpha.size(), 8u);
+      for (size_t h = 0; h < 8; ++h) EXPECT_NEAR(got.alpha[h], want.alpha[h], 1e-5) << "step " << i << " head " << h;
+    }
+  }
+}
+
+// Pages of more than a word of mask.
+TEST_F(GpuPolicies, SparqMasksTokensOfLargePages) {
+  Case c{DType::kF32, 100, 3, 16, 4, 2, {777, 140}, GroupReduce::kMax, 31};
+  PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, c.lens, c.seed);
+  cache.Fill(TwoThreads());
+  Step step(cache, c.q_heads, {0, 1}, {777, 140}, 32);
+  CheckSparqsOptions(c, cache, step);
+}
+
 // Where queries are NaN a channel, or all of them, is never taken.
 TEST_F(GpuPolicies, NanQueriesChooseAsOnTheCpu) {
   for (const int spoiled : {1, 64}) {
@@ -257,8 +517,10 @@ TEST_F(GpuPolicies, NanQueriesChooseAsOnTheCpu) {
     cache.Fill(TwoThreads());
     Step step(cache, 2, {0}, {900}, 4);
     for (int c = 0; c < spoiled; ++c) step.q[static_cast<size_t>(c)] = std::nanf("");
-    for (const char* spec : {"quest:token_budget=128", "hierarchical:token_budget=128:keep=0.01", "hybrid:token_budget=128",
-                             "sparq:token_budget=128:v_mean=off", "top-p:token_budget=128:selector=hybrid"}) {
+    for (const char* spec : {"quest:token_budget=128", "hierarchical:token_budget=128:keep=0.01",
+                             "hierarchical:token_budget=128:metadata=int8", "hybrid:token_budget=128",
+                             "sparq:token_budget=128:v_mean=off", "sparq:token_budget=128:level=token:v_mean=off",
+                             "top-p:token_budget=128:selector=hybrid"}) {
       SCOPED_TRACE(spec);
       ExpectTheListsOfTheCpu(*Make(spec, 16), cache, step, kNone);
     }
