@@ -308,10 +308,12 @@ void Decoder::Impl::Logits(float* logits) {
   if (config.final_softcap > 0) SoftCapRows(ctx, config.final_softcap, live_rows, head.rows(), logits);
 }
 
-// A GPU's steps of decode rows alone.
+// A GPU's steps of decode rows alone, where no sequence evicts.
 bool Decoder::Impl::FillsUp(const ForwardBatch& batch) const {
   return ctx.device.kind == DeviceKind::kCuda && !batch.chunks.empty() &&
-         std::all_of(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) { return chunk.decode; });
+         std::all_of(batch.chunks.begin(), batch.chunks.end(), [](const ForwardChunk& chunk) {
+           return chunk.decode && (chunk.policy == nullptr || chunk.policy->capacity() == 0);
+         });
 }
 
 bool Decoder::Impl::GraphsAllowed() const {

@@ -64,6 +64,15 @@ Status ForEachLot(Device device, int kv_heads, const PrefillChunk& chunk, const 
   return OkStatus();
 }
 
+// Of rows [begin, end).
+RopeParams RopeOf(RopeParams rope, int begin, int end) {
+  rope.x += begin * rope.x_stride;
+  rope.rows = end - begin;
+  if (rope.positions != nullptr) rope.positions += begin;
+  if (rope.cos_sin != nullptr) rope.cos_sin += int64_t{begin} * rope.rotary_dim;
+  return rope;
+}
+
 // Of the run's rows.
 int32_t Longest(const DecoderRows& rows, const auto& run) { return rows.Longest(run.begin, run.end); }
 
@@ -158,12 +167,11 @@ void AttentionRunner::Append(const LayerAttention& step, const DecoderRows& rows
     RopeKvAppend(ctx_, step.rope, part(0, rows.rows));
     return;
   }
-  CHECK(ctx_.device.kind == DeviceKind::kCpu && step.window == 0);
-  Rope(ctx_, step.rope);
+  CHECK_EQ(step.window, 0);
   for (int begin = 0; begin < rows.rows;) {
     int end = begin;
     while (end < rows.rows && !rows.Overwrites(end)) ++end;
-    if (end > begin) KvAppend(ctx_, part(begin, end));
+    if (end > begin) RopeKvAppend(ctx_, RopeOf(step.rope, begin, end), part(begin, end));
     begin = end;
     while (begin < rows.rows && rows.Overwrites(begin)) ++begin;
   }
@@ -174,16 +182,15 @@ void AttentionRunner::Overwrite(const LayerAttention& step, const DecoderRows& r
   const int count = run.end - run.begin;
   const bool mapped = run.by_slot;  // else all heads give up the same slot
   const int lists = mapped ? kv_heads_ : 1;
-  taken_.resize(static_cast<size_t>(lists) * static_cast<size_t>(count));
-  const auto take = [&](int64_t i, int) {
-    const int head = static_cast<int>(i / count), row = run.begin + static_cast<int>(i % count);
-    SlotMap* map = mapped ? &rows.slots[row][step.layer] : nullptr;
-    taken_[static_cast<size_t>(i)] = run.policy->Evict(rows.pos[row], head, map);
-  };
+  const RopeParams rope = RopeOf(step.rope, run.begin, run.end);
   if (mapped) {
-    ctx_.pool->ParallelFor(int64_t{lists} * count, take);
-  } else {
-    for (int i = 0; i < count; ++i) take(i, 0);
+    CHECK(ctx_.device.kind == DeviceKind::kCpu);
+    Rope(ctx_, rope);
+    taken_.resize(static_cast<size_t>(lists) * static_cast<size_t>(count));
+    ctx_.pool->ParallelFor(int64_t{lists} * count, [&](int64_t i, int) {
+      const int head = static_cast<int>(i / count), row = run.begin + static_cast<int>(i % count);
+      taken_[static_cast<size_t>(i)] = run.policy->Evict(rows.pos[row], head, &rows.slots[row][step.layer]);
+    });
   }
   // A KV head at a time where their slots differ. Metadata is nobody's: an evicting policy reads none.
   KvAppendParams append;
@@ -199,6 +206,10 @@ void AttentionRunner::Overwrite(const LayerAttention& step, const DecoderRows& r
     append.pages.v = static_cast<char*>(step.pages.v) + head * f.v_head_stride * bytes;
     append.k = step.qkv + run.begin * qkv_width_ + int64_t{q_heads_ + head} * head_dim_;
     append.v = append.k + int64_t{kv_heads_} * head_dim_;
+    if (!mapped) {
+      append.row_pos = inputs.slot + run.begin;
+      return RopeKvAppend(ctx_, rope, append);
+    }
     append.row_pos = taken_.data() + int64_t{head} * count;
     KvAppend(ctx_, append);
   }

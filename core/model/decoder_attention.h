@@ -72,9 +72,9 @@ class AttentionRunner {
     bool by_slot = false;
     bool overwrites = false;
   };
-  // Rotates all rows, and appends those that have a slot of their own.
+  // Rotates and appends the rows that have a slot of their own.
   void Append(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs);
-  // The run's rows take the slots that their policy gives up.
+  // The run's rows are rotated, and take the slots that their policy gives up.
   void Overwrite(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
                  const DecodeRun& run);
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
@@ -126,7 +126,7 @@ class AttentionRunner {
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
   GrowBuffer mass_;                     // [rows][kv_heads][pages or slots]
   GrowBuffer lse_;                      // [rows][q_heads], of prompts and of rows that remember by slots
-  std::vector<int32_t> taken_;          // [kv_heads][rows] slots that a run's rows take
+  std::vector<int32_t> taken_;          // [kv_heads][rows] slots that a run's rows take, by the heads' own maps
 };
 
 }  // namespace quire

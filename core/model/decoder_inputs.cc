@@ -42,6 +42,7 @@ Status DecoderInputs::Bring(const Context& ctx, const DecoderRows& rows, std::sp
   add_all(rows.seq, &seq);
   add_all(rows.pos, &pos);
   add_all(rows.len, &len);
+  if (rows.overwrites) add_all(rows.slot, &slot);
   add_all(rows.turns, &turns);
   add_all(rows.logit_places, &logit_places);
   add_all(rows.prefill, &prefill);
@@ -71,6 +72,7 @@ Status DecoderInputs::Bring(const Context& ctx, const DecoderRows& rows, std::sp
     if (table.group_ids == nullptr) continue;
     add_table(table.group_ids, table.group_begin, sequences, int64_t{page_size} * kPagesPerGroup);
   }
+  if (!rows.overwrites) slot = nullptr;
   if (ctx.device.kind == DeviceKind::kCpu) return OkStatus();
 
   size_t bytes = 0;

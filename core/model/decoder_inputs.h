@@ -27,6 +27,7 @@ class DecoderInputs {
   const int32_t* seq = nullptr;           // [rows]
   const int32_t* pos = nullptr;           // [rows]
   const int32_t* len = nullptr;           // [rows]
+  const int32_t* slot = nullptr;          // [rows]; null where no row overwrites
   const int32_t* turns = nullptr;         // [decode_rows], of none where no row is turned
   const int32_t* logit_places = nullptr;  // [logit rows]
   const PrefillChunk* prefill = nullptr;

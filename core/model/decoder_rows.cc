@@ -91,7 +91,7 @@ void DecoderRows::Build(const ForwardBatch& batch, const RowPadding* padding) {
   const int fill = padded ? PlanFill(*padding, padding->max_rows - given_rows) : 0;
   rows = given_rows + fill;
   place.resize(given_rows);
-  for (auto* v : {&source, &tokens, &seq, &pos, &len, &rope_len}) v->resize(rows);
+  for (auto* v : {&source, &tokens, &seq, &pos, &len, &slot, &rope_len}) v->resize(rows);
   decode_rows += fill;
   counted_rows = decode_rows;
   for (const ForwardChunk& chunk : batch.chunks.subspan(given_decodes)) {
@@ -110,6 +110,8 @@ void DecoderRows::Build(const ForwardBatch& batch, const RowPadding* padding) {
     const int64_t capacity = chunk.policy != nullptr ? chunk.policy->capacity() : 0;
     len[to] = static_cast<int32_t>(capacity > 0 ? std::min<int64_t>(capacity, pos[to] + 1) : pos[to] + 1);
     overwrites |= Overwrites(to);
+    const bool takes = Overwrites(to) && !chunk.policy->Declare().slot_map;
+    slot[to] = takes ? chunk.policy->Evict(pos[to], 0, nullptr) : pos[to];
     rope_len[to] = chunk.rope_length > 0 ? chunk.rope_length : chunk.start_pos + chunk.rows;
   };
   const auto put_decode = [&](int to, const ForwardChunk& chunk, int row) {
@@ -122,7 +124,7 @@ void DecoderRows::Build(const ForwardBatch& batch, const RowPadding* padding) {
     policy[to] = nullptr;
     history[to] = nullptr;
     slots[to] = nullptr;
-    source[to] = seq[to] = pos[to] = -1;
+    source[to] = seq[to] = pos[to] = slot[to] = -1;
     tokens[to] = len[to] = 0;
     rope_len[to] = 1;
   };

@@ -42,6 +42,7 @@ struct DecoderRows {
   std::vector<int32_t> seq;       // index into the tables
   std::vector<int32_t> pos;       // position of the token
   std::vector<int32_t> len;       // tokens in the cache that the row sees: pos + 1, or the capacity where that is less
+  std::vector<int32_t> slot;      // where the token lies: pos, or what it takes where that is the same in all heads
   std::vector<int32_t> rope_len;  // length that dynamic rope scaling counts with
   // [decode_rows] positions by which queries are turned on for their sinks; empty: no row has any. PlanTurns sets it.
   std::vector<int32_t> turns;

@@ -99,8 +99,6 @@ class EvictingStreamingPolicy : public StreamingPolicy {
  public:
   using StreamingPolicy::StreamingPolicy;
 
-  bool RunsOnGpu() const override { return false; }
-  std::string_view OffGpu() const override { return "evict=true"; }
   int64_t capacity() const override { return options().token_budget; }
   bool CountsInside() const override { return true; }
   int32_t Evict(int64_t position, int, SlotMap*) const override {

@@ -313,8 +313,7 @@ TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
   const auto refused = [](const EngineOptions& options) { return Engine::Create(options).status(); };
   EngineOptions options = OnGpu(Small(kStories));
   Status status;
-  for (const auto& [spec, words] : {std::pair{"streaming:evict=true", "for evict=true"},
-                                    {"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels for evict=true"},
+  for (const auto& [spec, words] : {std::pair{"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels for evict=true"},
                                     {"tova:evict=true", "for evict=true"}}) {
     options.attention = {{}, *AttentionSpec::Parse(spec)};
     status = refused(options);

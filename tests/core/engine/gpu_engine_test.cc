@@ -287,6 +287,68 @@ TEST_F(GpuEngine, PoliciesThatRememberReadThePagesThatTheCpuReads) {
   }
 }
 
+// By tokens that streaming writes over: prompts shorter and longer than what is kept, beside requests that keep all, a
+// fork, a preemption, and a random cache. Log-probabilities tell which tokens were seen.
+TEST_F(GpuEngine, StreamingThatEvictsGivesWhatItGivesOnTheCpu) {
+  EngineOptions options = Small(kStories);
+  options.page_size = 4;
+  options.max_num_batched_tokens = 12;
+  options.max_num_seqs = 5;
+  options.attention = {*AttentionSpec::Parse("streaming:token_budget=21:sink_tokens=3:evict=true"),
+                       {},
+                       *AttentionSpec::Parse("quest:token_budget=16:dense_layers=0")};
+  options.kv_cache_bytes =
+      34 * 4 * 5 * 2 * 4 * 8 * 4 * 3 / 2;  // 34 pages and quest's metadata: not enough for all at once
+  std::vector<GenerationRequest> requests;
+  const auto add = [&](const char* name, int length, int tokens, size_t policy) -> GenerationRequest& {
+    requests.push_back(Greedy(Ids(length, static_cast<uint32_t>(length), 500), tokens));
+    requests.back().request_id = name;
+    requests.back().attention = options.attention[policy];
+    requests.back().logprobs = 2;
+    return requests.back();
+  };
+  add("quest", 20, 30, 2);
+  add("long", 50, 14, 0).prompt_logprobs = 1;
+  add("crosses", 9, 40, 0);
+  add("dense", 30, 26, 1);
+  GenerationRequest& drawn = add("drawn", 23, 10, 0);
+  drawn.sampling.temperature = 0.8f;
+  drawn.sampling.seed = 17;
+  drawn.sampling.n = 2;
+  Collector on_cpu, on_gpu;
+  std::vector<Output> random;
+  for (const bool gpu : {false, true}) {
+    auto engine = MakeEngine(gpu ? OnGpu(options) : options);
+    ASSERT_NE(engine, nullptr);
+    for (const GenerationRequest& request : requests) {
+      ASSERT_TRUE(engine->Submit(request, (gpu ? on_gpu : on_cpu).callback()).ok());
+    }
+    const Status status = engine->Run();
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    EXPECT_GT(engine->Stats().preemptions, 0);
+    Collector collector;
+    const auto id = engine->SubmitRandomCache(60, 6, 3, options.attention[0], collector.callback());
+    ASSERT_TRUE(id.ok()) << id.status().ToString();
+    ASSERT_TRUE(engine->Run().ok());
+    random.push_back(collector.at(*id));
+  }
+  EXPECT_EQ(random[0].ids, random[1].ids);
+  for (const GenerationRequest& request : requests) {
+    SCOPED_TRACE(request.request_id);
+    for (int s = 0; s < request.sampling.n; ++s) {
+      const Output& a = on_cpu.at(request.request_id, s);
+      const Output& b = on_gpu.at(request.request_id, s);
+      EXPECT_EQ(a.ids, b.ids);
+      EXPECT_EQ(a.last.attention.pages_read, b.last.attention.pages_read);
+      EXPECT_EQ(a.last.attention.pages_total, b.last.attention.pages_total);
+      ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+      for (size_t i = 0; i < a.logprobs.size(); ++i) ExpectNear(a.logprobs[i], b.logprobs[i]);
+      ASSERT_EQ(a.prompt_logprobs.size(), b.prompt_logprobs.size());
+      for (size_t i = 1; i < a.prompt_logprobs.size(); ++i) ExpectNear(*a.prompt_logprobs[i], *b.prompt_logprobs[i]);
+    }
+  }
+}
+
 // Forked from one prefill in large chunks, against a prefill for each in small ones: bit for bit.
 TEST_F(GpuEngine, ForksOfPoliciesThatRememberEqualSequencesThatRunAlone) {
   for (const char* text : {"h2o:token_budget=20:dense_layers=0", "swa:token_budget=20:dense_layers=0:rows=5",
