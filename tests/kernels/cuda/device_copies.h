@@ -57,8 +57,12 @@ class DeviceCopies {
   T* Copy(const std::vector<T>& from) {
     return Copy(from.data(), from.size());
   }
-  // Memory full of what an earlier call might have left.
-  void* Dirty(size_t bytes) { return Copy(std::vector<uint8_t>(bytes, 0xff)); }
+  // Memory full of what an earlier call might have left: NaN, and numbers that win.
+  void* Dirty(size_t bytes) {
+    std::vector<uint8_t> left(bytes);
+    for (size_t i = 0; i < bytes; ++i) left[i] = i / 4 % 2 == 0 ? 0xff : 0x4b;
+    return Copy(left);
+  }
   // pages and table become those of the copy.
   void CopyCache(const PagedCache& cache, LayerPages* pages, PageTableView* table) {
     *pages = {};

@@ -383,8 +383,12 @@ TEST_F(GpuPolicies, HierarchicalListsTheCpusPagesOfManyGroups) {
   cache.Fill(TwoThreads());
   Step step(cache, c.q_heads, {0, 1, 2}, {1110, 700, 45}, 12);
   EXPECT_GE(CheckHierarchical(c, cache, step), 20);
-  const auto policy = Make(c.Spec("hierarchical") + ":keep=0.1:budget_share=0.3", 1);
-  ExpectTheListsOfTheCpu(*policy, cache, step, kNone);
+  // Also behind sinks of some groups.
+  for (const char* options : {":keep=0.1:budget_share=0.3", ":keep=0.1:budget_share=0.1:sink_tokens=37",
+                              ":keep=0.1:budget_share=0.1:sink_tokens=37:metadata=int8"}) {
+    SCOPED_TRACE(options);
+    ExpectTheListsOfTheCpu(*Make(c.Spec("hierarchical") + options, 1), cache, step, kNone);
+  }
 }
 
 // Whole groups by the dozen, and lists that their codes alone make; a group that has no codes, and one that is gone.
@@ -501,13 +505,33 @@ TEST_F(GpuPolicies, SparqsSumsOfVAreTheCpusOverManySteps) {
   }
 }
 
-// Pages of more than a word of mask.
-TEST_F(GpuPolicies, SparqMasksTokensOfLargePages) {
-  Case c{DType::kF32, 100, 3, 16, 4, 2, {777, 140}, GroupReduce::kMax, 31};
-  PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, c.lens, c.seed);
-  cache.Fill(TwoThreads());
-  Step step(cache, c.q_heads, {0, 1}, {777, 140}, 32);
-  CheckSparqsOptions(c, cache, step);
+// Pages of more than a word of mask, and of more slots than a block scores at once.
+TEST_F(GpuPolicies, SparqTakesLargePages) {
+  for (const Case& c : {Case{DType::kF32, 100, 3, 16, 4, 2, {777, 140}, GroupReduce::kMax, 31},
+                        Case{DType::kF32, 1100, 3, 16, 2, 1, {6000, 5000}, GroupReduce::kMax, 33}}) {
+    SCOPED_TRACE(c.page_size);
+    PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, c.lens, c.seed);
+    cache.Fill(TwoThreads());
+    Step step(cache, c.q_heads, {0, 1}, {c.lens.begin(), c.lens.end()}, c.seed + 1);
+    CheckSparq(c, cache, step);
+    CheckSparqsOptions(c, cache, step);
+  }
+}
+
+// Queries that are as large in every channel: of equal sums the first are taken.
+TEST_F(GpuPolicies, EqualChannelsGoToTheLower) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    PagedCache cache(dtype, 4, 2, 48, 48, {700}, 3, true);
+    cache.Fill(TwoThreads());
+    Step step(cache, 6, {0}, {700}, 4);
+    for (float& q : step.q) q = q < 0 ? -0.5f : 0.5f;
+    for (const char* spec : {"hybrid:token_budget=64:channels=", "sparq:token_budget=64:v_mean=off:channels="}) {
+      for (const int channels : {2, 7, 22}) {
+        SCOPED_TRACE(spec + std::to_string(channels));
+        ExpectTheListsOfTheCpu(*Make(spec + std::to_string(channels), 4), cache, step, kNone);
+      }
+    }
+  }
 }
 
 // Where queries are NaN a channel, or all of them, is never taken.
