@@ -34,7 +34,8 @@ stop() {
     say "draining: SIGUSR1 to the ranks; a second signal ends them at once"
     kill -USR1 "$job" 2> /dev/null
   else
-    pkill -KILL -P "$job"  # its ranks of this host, or its daemons'; the others end with them
+    # Its ranks of this host, or its daemons; the others end with them.
+    cat "/proc/$job/task"/*/children 2> /dev/null | xargs -r kill -KILL
   fi
 }
 trap stop TERM INT

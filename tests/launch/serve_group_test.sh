@@ -55,7 +55,7 @@ ids() { tr -d ' \n' < "$1" | sed 's/.*"token_ids":\[\([^]]*\)\].*/\1/' | tr ',' 
 ended() { ! kill -0 "$script" 2> /dev/null; }
 model=$source/tests/data/retriever-2m
 
-start --model "$model" --shutdown-timeout 120
+start --model "$model" --shutdown-timeout 300
 until_true 60 times_ready 1 || fail "the group did not get ready"
 ask 20 > "$work/first" || fail "no answer"
 kill -9 "$(processes "OMPI_COMM_WORLD_RANK=1" | head -1)"
@@ -64,11 +64,11 @@ grep -q "the group has failed (exit code" "$work/err" || fail "nothing is said o
 ask 20 > "$work/second" || fail "no answer after the failure"
 [ "$(ids "$work/first")" = "$(ids "$work/second")" ] || fail "another answer after the failure"
 
-ask 5000 > "$work/client" & client=$!
+ask 2000 > "$work/client" & client=$!
 busy() { "$QUIRE" client --address "$(sed -n 's/^listening on //p' "$work/out" | tail -1)" --info | grep -Eq "^running +[1-9]"; }
 until_true 30 busy || fail "the request does not run"
 kill -TERM "$script"
-until_true 150 ended || fail "SIGTERM does not end it"
+until_true 330 ended || fail "SIGTERM does not end it"
 wait "$script" || fail "a drained group gives exit code $?"
 wait $client || fail "a running request was not let finish"
 [ "$(grep -c '"finish_reason": "length"' "$work/client")" = 1 ] || fail "a running request was cut"
