@@ -76,7 +76,7 @@ wait $client || fail "a running request was not let finish"
 
 start --model "$model" --shutdown-timeout 600
 until_true 60 times_ready 1 || fail "the group did not get ready"
-ask 8000 --n 4 > "$work/client" 2>&1 & client=$!
+ask 8000 --n 4 --retry 2 > "$work/client" 2>&1 & client=$!
 until_true 30 busy || fail "the request does not run"
 kill -TERM "$script"
 until_true 10 grep -q draining "$work/err" || fail "the first SIGTERM does nothing"
