@@ -314,8 +314,11 @@ void StreamCall::Pump(std::unique_lock<std::mutex> lock) {
 void StreamCall::OnWriteDone(bool ok) {
   std::unique_lock lock(mutex_);
   write_began_ = 0;
-  if (!ok) cancelled_ = true;
-  Pump(std::move(lock));
+  if (ok) {
+    Pump(std::move(lock));
+  } else {
+    ClientGone(std::move(lock));
+  }
 }
 
 void StreamCall::OnNews(const std::vector<std::shared_ptr<Request>>&) { Pump(std::unique_lock(mutex_)); }
@@ -326,8 +329,9 @@ void StreamCall::OnReplaced() {
   Pump(std::move(lock));
 }
 
-void StreamCall::OnCancel() {
-  std::unique_lock lock(mutex_);
+void StreamCall::OnCancel() { ClientGone(std::unique_lock(mutex_)); }
+
+void StreamCall::ClientGone(std::unique_lock<std::mutex> lock) {
   cancelled_ = true;
   if (request_ != nullptr && !replaced_ && !ended_) {
     const Status status = CancelledStatus(*context_);

@@ -49,6 +49,8 @@ class StreamCall : public grpc::ServerWriteReactor<v1::GenerateChunk>, public Re
   // Admits and takes in, with mutex_ held.
   void Begin(const v1::GenerateRequest* message, std::vector<Arrived> arrived);
   void Pump(std::unique_lock<std::mutex> lock);  // of mutex_
+  // Told by OnCancel or by a write that failed, whichever comes first.
+  void ClientGone(std::unique_lock<std::mutex> lock);
   void End(const Status& status);
 
   Front* const front_;
