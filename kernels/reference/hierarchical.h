@@ -11,6 +11,11 @@ namespace quire::reference {
 // Bounds of the metadata groups (16 pages each) of one (row, KV head), over every page they have.
 std::vector<double> GroupScores(const SelectParams& params, int row, int kv_head, GroupReduce reduce);
 
+// Scores of all pages with those of whole groups bounded by codes of 8 bits (metadata=int8, kernels/metadata_codes.h): the
+// least code times step above lo that is no smaller than the page's max, the largest that is no larger than its min. Groups
+// that hold an infinity or a NaN are scored as QuestScores does.
+std::vector<double> CodedScores(const SelectParams& params, int row, int kv_head, GroupReduce reduce);
+
 // The list of one (row, KV head), and how clear a choice it was: the least distance between what a cut took and what it
 // left. What lies nearer than the fast path's rounding may fall either way there. Infinite where nothing was left out.
 struct HierarchicalChoice {
@@ -18,6 +23,6 @@ struct HierarchicalChoice {
   double gap;
 };
 HierarchicalChoice Hierarchical(const SelectParams& params, int row, int kv_head, GroupReduce reduce,
-                                const PageBudget& budget, double keep);
+                                const PageBudget& budget, double keep, bool codes = false);
 
 }  // namespace quire::reference

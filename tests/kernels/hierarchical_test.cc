@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/code_scores.h"
 #include "kernels/cpu/group_scores.h"
+#include "kernels/reference/reuse.h"
 #include "tests/kernels/selecting.h"
 
 namespace quire {
@@ -270,8 +271,8 @@ TEST(Reuse, PagesAreThoseOfTheLastPositionThatTheStepsDivideAndAllBornSince) {
       EXPECT_EQ(some->Declare().history, 1);
       EXPECT_FALSE(some->Declare().mass);
       ReuseRun run(step.p, *some);
-      std::vector<int32_t> last[2];
-      int last_pages = 0, reused = 0;
+      reference::Reuse expected[2] = {reference::Reuse(steps), reference::Reuse(steps)};
+      int reused = 0;
       for (int length = begin; length <= longest; ++length) {
         // A query of its own at each step.
         const std::vector<float> q = RandomFloats(4 * 16, static_cast<uint64_t>(length));
@@ -279,17 +280,12 @@ TEST(Reuse, PagesAreThoseOfTheLastPositionThatTheStepsDivideAndAllBornSince) {
         const std::vector<int32_t> lengths = {length};
         step.p.row_len = lengths.data();
         const Selected got = run.At(length), fresh = Select(*every, step.p, 1);
-        const int pages = (length + page_size - 1) / page_size;
-        const bool selects = length == begin || (length - 1) % steps == 0;
         for (size_t head = 0; head < 2; ++head) {
-          if (selects) last[head] = fresh.List(head);
-          std::vector<int32_t> want = last[head];
-          for (int page = selects ? pages : last_pages; page < pages; ++page) want.push_back(page);
-          EXPECT_EQ(got.List(head), want) << "length " << length << " KV head " << head;
+          EXPECT_EQ(got.List(head), expected[head].List(length, page_size, fresh.List(head)))
+              << "length " << length << " KV head " << head;
           reused += got.List(head) != fresh.List(head);
           EXPECT_LE(got.counts[head], some->MaxPages(length, page_size));
         }
-        if (selects) last_pages = pages;
       }
       EXPECT_GT(reused, 10);
     }

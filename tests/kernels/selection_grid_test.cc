@@ -140,8 +140,13 @@ void CheckSparq(const Case& c, const Step& step) {
   });
 }
 
+// Lists with metadata in 8 bits that were clear enough to be compared, and those of them that the cache's own would not give.
+struct Codes {
+  int compared = 0, others = 0;
+};
+
 // Returns how many lists were clear enough to be compared.
-int CheckHierarchical(const Case& c, const Step& step) {
+int CheckHierarchical(const Case& c, const Step& step, Codes* codes) {
   const Selected s = Select(*Make(c.Spec("hierarchical") + ":keep=" + std::to_string(c.keep), c.page_size), step.p, 2);
   if (c.keep == 1) {
     EXPECT_EQ(s.pages, Select(*Make(c.Spec("quest"), c.page_size), step.p, 2).pages);
@@ -155,10 +160,20 @@ int CheckHierarchical(const Case& c, const Step& step) {
     ++compared;
     EXPECT_EQ(list, expected.pages) << "hierarchical keep " << c.keep << " row " << row << " KV head " << h;
   });
+  const Selected coded =
+      Select(*Make(c.Spec("hierarchical") + ":metadata=int8:keep=" + std::to_string(c.keep), c.page_size), step.p, 2);
+  ForLists(c, coded, [&](int row, int h, const std::vector<int32_t>& list) {
+    if (c.lens[static_cast<size_t>(row)] <= c.budget * c.page_size) return;
+    const auto expected = reference::Hierarchical(step.p, row, h, c.reduce, budget, c.keep, /*codes=*/true);
+    if (expected.gap < c.Slack()) return;
+    ++codes->compared;
+    EXPECT_EQ(list, expected.pages) << "hierarchical in int8, keep " << c.keep << " row " << row << " KV head " << h;
+    codes->others += list != s.List(static_cast<size_t>(row * c.kv_heads + h));
+  });
   return compared;
 }
 
-int RunGrid(const std::vector<int>& lengths) {
+int RunGrid(const std::vector<int>& lengths, Codes* codes) {
   const std::vector<int> pages{1, 3, 7, 16, 32, 64}, budgets{4, 16, 64}, dims{64, 80, 96, 128, 256}, batches{1, 3, 17};
   const std::vector<std::pair<int, int>> heads{{32, 32}, {32, 8}, {9, 3}, {8, 1}};
   const std::vector<DType> dtypes{DType::kF32, DType::kBF16, DType::kF16};
@@ -194,14 +209,20 @@ int RunGrid(const std::vector<int>& lengths) {
     CheckQuest(c, step);
     CheckHybrid(c, step);
     CheckSparq(c, step);
-    compared += CheckHierarchical(c, step);
+    compared += CheckHierarchical(c, step, codes);
   }
   return compared;
 }
 
-TEST(SelectionGrid, ListsAreTheReferencesOnShortLengths) { EXPECT_GT(RunGrid({1, 17, 127, 400}), 20); }
+TEST(SelectionGrid, ListsAreTheReferencesOnShortLengths) {
+  Codes codes;
+  EXPECT_GT(RunGrid({1, 17, 127, 400}, &codes), 20);
+  EXPECT_GT(codes.compared, 20);
+}
 TEST(SlowSelectionGrid, ListsAreTheReferencesOnTheWholeGrid) {
-  EXPECT_GT(RunGrid({1, 15, 16, 17, 63, 127, 1110, 4099, 8192, 28837}), 50);
+  Codes codes;
+  EXPECT_GT(RunGrid({1, 15, 16, 17, 63, 127, 1110, 4099, 8192, 28837}, &codes), 50);
+  EXPECT_GT(codes.compared, 50);
 }
 
 // 70 groups: more than one task scores them, or the pages of those kept.
@@ -210,12 +231,16 @@ TEST(SelectionGrid, HierarchicalListsOfManyGroupsAreTheReferences) {
   cache.Fill(TwoThreads());
   Step step(cache, 2, {0}, {1110}, 2);
   int compared = 0;
+  Codes codes;
   for (const double keep : {0.001, 0.1, 0.25, 0.7, 0.99, 1.0}) {
     for (const int budget : {4, 64, 500}) {
-      compared += CheckHierarchical({DType::kF32, 1, budget, 64, 2, 1, {1110}, keep, 0, GroupReduce::kMax, 2}, step);
+      const Case c{DType::kF32, 1, budget, 64, 2, 1, {1110}, keep, 0, GroupReduce::kMax, 2};
+      compared += CheckHierarchical(c, step, &codes);
     }
   }
   EXPECT_GE(compared, 15);
+  EXPECT_GE(codes.compared, 15);
+  EXPECT_GE(codes.others, 5);
 }
 
 }  // namespace
