@@ -40,16 +40,16 @@ if [ $install -eq 1 ]; then
   if [ $fuzz -eq 1 ]; then launch/install_deps.sh --fuzz; else launch/install_deps.sh; fi
 fi
 
-# run_tests PRESET LABELS: one test at a time, for many of them use every processor.
+# run_tests PRESET LABELS [JOBS]: one test at a time, for many of them use every processor.
 run_tests() {
   say "Running the tests labelled $2 of build/$1"
-  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" ||
+  ctest --test-dir "build/$1" --output-on-failure --no-tests=error -L "$2" -j "${3:-1}" ||
     die "tests failed in build/$1; ctest's list above names them"
 }
 
 build_preset release -DQUIRE_WERROR=ON
 
-labels="fast|long|emulator|mpi"
+labels="fast|long|mpi"
 if [ $slow -eq 1 ]; then labels="$labels|slow"; fi
 skipped=""
 if [ $model -eq 1 ] && launch/fetch_model.sh > /dev/null; then
@@ -71,4 +71,5 @@ if [ $fuzz -eq 1 ]; then
   BUILD_TARGET=fuzzers build_preset fuzz
   run_tests fuzz '^fuzz$'
 fi
+run_tests release '^emulator$' "$(nproc)"  # a thread each, but for few
 run_tests release "^($labels)\$"
