@@ -38,6 +38,7 @@ struct Row {
   std::vector<double> seconds, selection, attention;
   std::vector<double> collectives, broadcast;  // of several ranks: in sums and gathers, and in telling them the step
   int64_t pages_read = 0, pages_total = 0;  // of the last step
+  AttentionReads bound;                     // of all timed steps, for missing_mass_bound
 };
 
 // Tokens that the measured steps see at least, the current one included: one step warms up.
@@ -76,6 +77,7 @@ Status RunRow(Engine& engine, int steps, uint64_t seed, Row& row) {
       row.broadcast.push_back(after.step_broadcast_seconds - before.step_broadcast_seconds);
       row.pages_read = after.attention.pages_read - before.attention.pages_read;
       row.pages_total = after.attention.pages_total - before.attention.pages_total;
+      row.bound += after.attention - before.attention;
     }
     warm = warm || tokens - tokens_before == row.batch;
     tokens_before = tokens;
@@ -199,6 +201,9 @@ Status RunBenchDecode(const DecodeFlags& flags, const Seat& seat) {
     json["broadcast_share"] = Median(row.broadcast) / seconds;
     json["pages_read"] = row.pages_read;
     json["pages_total"] = row.pages_total;
+    if (engine->options().missing_mass_bound) {
+      json["missing_mass_bound"] = row.bound.bounds > 0 ? Json(row.bound.missing_mass_bound()) : Json(nullptr);
+    }
     json["steps"] = row.seconds.size();
     results.push_back(std::move(json));
   }

@@ -117,6 +117,8 @@ void AddEngineFlags(CLI::App& app, EngineFlags* flags) {
           ->type_name("BYTES"));
   add(AddSwitch(app, "--batch-invariant", &flags->batch_invariant,
                 "a sequence's bits don't depend on what runs beside it, on chunks or on threads (slower)"));
+  add(AddSwitch(app, "--missing-mass-bound", &flags->missing_mass_bound,
+                "count how much attention selections may have left out, by page bounds (CPU; slower)"));
   add(AddFlag(app, "--seed", &flags->seed, "of sampling, of dummy weights and of what a command draws")
           ->check(NotNegative()));
 }
@@ -273,6 +275,7 @@ Result<EngineOptions> MakeEngineOptions(const EngineFlags& flags, std::vector<At
   }
   options.attention = std::move(attention);
   options.batch_invariant = flags.batch_invariant;
+  options.missing_mass_bound = flags.missing_mass_bound;
   options.seed = flags.seed;
   return options;
 }

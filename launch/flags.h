@@ -54,6 +54,7 @@ struct EngineFlags {
   int page_size = 16;
   std::string kv_cache_memory;  // bytes, with an optional K, M or G; empty: automatic
   bool batch_invariant = false;
+  bool missing_mass_bound = false;
   uint64_t seed = 0;
 };
 void AddEngineFlags(CLI::App& app, EngineFlags* flags);

@@ -106,6 +106,9 @@ Json ReportJson(const GenerateFlags& flags, const Engine& engine, const Attentio
   attention["page_size"] = engine.options().page_size;
   attention["pages_read"] = usage.pages_read;
   attention["pages_total"] = usage.pages_total;
+  if (flags.engine.missing_mass_bound) {
+    attention["missing_mass_bound"] = usage.bounds > 0 ? Json(usage.missing_mass_bound()) : Json(nullptr);
+  }
   json["attention"] = std::move(attention);
   return json;
 }
@@ -184,6 +187,10 @@ Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
                static_cast<long long>(prompt_tokens), prefill_rate, static_cast<long long>(generated), decode_rate,
                timings.ttft_s, spec.ToString().c_str(), static_cast<long long>(usage.pages_read),
                static_cast<long long>(usage.pages_total));
+  if (flags.engine.missing_mass_bound) {
+    std::fprintf(stderr, "quire: of the attention at most %s may have been left out\n",
+                 usage.bounds > 0 ? Fixed(usage.missing_mass_bound(), 4).c_str() : "(there are no bounds: nothing was selected by pages with metadata)");
+  }
   return ended;
 }
 

@@ -276,6 +276,10 @@ v1::GroupLoad EngineBackend::GroupLoad() const {
     load.set_attention_seconds(stats.attention.attention_seconds);
     load.set_collective_seconds(stats.collectives.all_reduce_seconds + stats.collectives.all_gather_seconds);
     load.set_step_broadcast_seconds(stats.step_broadcast_seconds);
+    if (engine_->options().missing_mass_bound) {
+      load.set_missing_mass_bounds(stats.attention.bounds);
+      load.set_missing_mass_bound_sum(1e-9 * static_cast<double>(stats.attention.bound_billionths));
+    }
   }
   std::lock_guard lock(mutex_);
   load.set_group(group_);

@@ -28,6 +28,7 @@ void SerializeOptions(const EngineOptions& o, std::vector<uint8_t>* out) {
   w.Put(static_cast<uint32_t>(o.attention.size()));
   for (const AttentionSpec& spec : o.attention) w.Put(spec.ToString());
   w.Put(static_cast<uint32_t>(o.batch_invariant));
+  w.Put(static_cast<uint32_t>(o.missing_mass_bound));
   w.Put(o.seed);
 }
 
@@ -55,6 +56,7 @@ Result<EngineOptions> ParseOptions(std::span<const uint8_t> bytes) {
     o.attention.push_back(std::move(spec));
   }
   o.batch_invariant = r.Get<uint32_t>() != 0;
+  o.missing_mass_bound = r.Get<uint32_t>() != 0;
   o.seed = r.Get<uint64_t>();
   o.load_tokenizer = false;  // rank 0 alone speaks text
   if (!r.done()) {

@@ -399,6 +399,7 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   executor.limits.vocab = config.vocab;
   executor.limits.max_length = o.max_model_len;
   executor.enforce_eager = o.enforce_eager;
+  executor.missing_mass_bound = o.missing_mass_bound;
   // The longest that a sequence of the engine's own policies gets in the cache; its pages are planned for that.
   int64_t most_cached = 0;
   for (size_t i = 0; i < plan.policies.size(); ++i) {

@@ -42,7 +42,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
                                                     {.max_rows = limits.max_rows,
                                                      .max_logit_rows = limits.max_logit_rows,
                                                      .max_length = limits.max_length,
-                                                     .enforce_eager = options.enforce_eager}));
+                                                     .enforce_eager = options.enforce_eager,
+                                                     .missing_mass_bound = options.missing_mass_bound}));
   SamplerOptions sampling{limits.vocab, limits.max_logit_rows, limits.slots, {}, comm};
   for (int rank = 0; rank < shard.tp; ++rank) {
     ASSIGN_OR_RETURN(const ShardPlan other, ShardPlan::Create(NumbersOf(config), shard.tp, rank));
@@ -225,21 +226,24 @@ Status Executor::Sample(const StepPlan& plan, StepResult* result) {
   // With several ranks what they read is summed on the way.
   std::vector<int64_t> sums;
   if (!alone_) {
-    sums = {unsent_.pages_read, unsent_.pages_total, unsent_.bytes_read, unsent_.bytes_total};
-    for (const AttentionReads& u : result->usage) {
-      sums.insert(sums.end(), {u.pages_read, u.pages_total, u.bytes_read, u.bytes_total});
-    }
+    const auto add = [&](const AttentionReads& r) {
+      sums.insert(sums.end(), {r.pages_read, r.pages_total, r.bytes_read, r.bytes_total, r.bounds, r.bound_billionths});
+    };
+    add(unsent_);
+    for (const AttentionReads& reads : result->usage) add(reads);
     unsent_ = {};
   }
   RETURN_IF_ERROR(sampler_.Run(reinterpret_cast<const float*>(logits_.data()),
                                static_cast<int>(plan.logit_rows.size()), jobs_, score_jobs_, &result->tokens,
                                &result->scores, sums));
   if (!alone_) {
-    result->attention.reads() = {sums[0], sums[1], sums[2], sums[3]};
-    for (size_t i = 0; i < result->usage.size(); ++i) {
-      const int64_t* u = &sums[4 + 4 * i];
-      result->usage[i] = {u[0], u[1], u[2], u[3]};
-    }
+    const int64_t* next = sums.data();
+    const auto take = [&](AttentionReads* r) {
+      *r = {next[0], next[1], next[2], next[3], next[4], next[5]};
+      next += 6;
+    };
+    take(&result->attention.reads());
+    for (AttentionReads& reads : result->usage) take(&reads);
   }
   for (size_t i = 0; i < jobs_.size(); ++i) {
     Slot& slot = slots_[plan.samples[i].slot];

@@ -27,6 +27,7 @@ struct ExecutorOptions {
   int history_width = 0;                // floats of attention history a page, KV head and layer
   int64_t map_capacity = 0;             // the most tokens that an evicting policy with a map keeps
   bool enforce_eager = false;           // on a GPU: no CUDA graphs
+  bool missing_mass_bound = false;      // see DecoderOptions
 };
 
 struct StepResult {

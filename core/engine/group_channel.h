@@ -1,7 +1,7 @@
 // GroupChannel: what rank 0 tells the other ranks, one broadcast a message: options of an engine to open, a step's
-// plan, the end. A message is a header and its bytes; the first kFirstBytes travel at a fixed size, so that receivers
-// need not know how long it is and an ordinary step takes one broadcast; only a longer one (new prompts) takes a
-// second.
+// plan, the end. A message is a header and its bytes; so much of it as all ranks know beforehand travels in one broadcast,
+// only what is longer takes a second. That is kFirstBytes, and after a plan what it took, up to kMostFirstBytes: steps of
+// many sequences are alike in size, so that the first of them alone takes two; those with long prompts do, too.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ enum class GroupMessage : uint32_t {
 
 class GroupChannel {
  public:
-  static constexpr int64_t kFirstBytes = 4096;
+  static constexpr int64_t kFirstBytes = 4096, kMostFirstBytes = 64 << 10;
 
   // comm: not owned.
   explicit GroupChannel(Communicator* comm) : comm_(comm) {}
@@ -34,8 +34,11 @@ class GroupChannel {
   Result<GroupMessage> Receive(std::vector<uint8_t>* payload);
 
  private:
+  int64_t FirstBytesAfter(GroupMessage kind, int64_t payload) const;
+
   Communicator* comm_;
-  std::vector<uint8_t> first_;  // of one message; keeps its memory
+  int64_t first_bytes_ = kFirstBytes;  // of the next message: the same on all ranks
+  std::vector<uint8_t> first_;         // of one message; keeps its memory
 };
 
 }  // namespace quire

@@ -419,6 +419,7 @@ Result<Decoder> Decoder::Create(const Context& ctx, const ModelConfig& config, c
   }
   CheckShapes(config, plan, *weights);
   ASSIGN_OR_RETURN(AttentionRunner runner, AttentionRunner::Create(ctx, config, plan, comm, options.max_length));
+  runner.set_missing_mass_bound(options.missing_mass_bound);
   auto impl = std::make_unique<Impl>(ctx, config, plan, std::move(runner));
   impl->weights = weights;
   impl->comm = comm;

@@ -68,17 +68,26 @@ struct AttentionReads {
   int64_t pages_total = 0;
   int64_t bytes_read = 0;   // K and V of the pages read, and page data read to choose them, by the policies' formulas
   int64_t bytes_total = 0;  // K and V of all pages
+  // Where they are asked for (DecoderOptions::missing_mass_bound): selections by query head, and the sum of their bounds
+  // (kernels/selection/missing_mass.h) in billionths, so that sums over ranks don't depend on an order.
+  int64_t bounds = 0;
+  int64_t bound_billionths = 0;
+
+  // The mean bound of the attention left out; NaN without any.
+  double missing_mass_bound() const { return 1e-9 * static_cast<double>(bound_billionths) / static_cast<double>(bounds); }
 
   AttentionReads& operator+=(const AttentionReads& o) {
     pages_read += o.pages_read;
     pages_total += o.pages_total;
     bytes_read += o.bytes_read;
     bytes_total += o.bytes_total;
+    bounds += o.bounds;
+    bound_billionths += o.bound_billionths;
     return *this;
   }
   AttentionReads operator-(const AttentionReads& o) const {
     return {pages_read - o.pages_read, pages_total - o.pages_total, bytes_read - o.bytes_read,
-            bytes_total - o.bytes_total};
+            bytes_total - o.bytes_total, bounds - o.bounds, bound_billionths - o.bound_billionths};
   }
 };
 
@@ -109,6 +118,7 @@ struct DecoderOptions {
   int max_logit_rows = 0;
   int64_t max_length = 0;  // longest sequence, for selection scratch
   bool enforce_eager = false;  // on a GPU: no CUDA graphs of decode steps
+  bool missing_mass_bound = false;  // counts AttentionReads::bounds where page metadata are kept; on the CPU
 };
 
 // Bytes of the rows between kernels that Create makes; attention workspaces come on top as lengths and batches grow.

@@ -1,7 +1,9 @@
 #include "core/model/decoder_attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <vector>
 
 #include "core/base/check.h"
 #include "core/base/clock.h"
@@ -12,6 +14,7 @@
 #include "kernels/elementwise.h"
 #include "kernels/kv_append.h"
 #include "kernels/selection/evicting.h"
+#include "kernels/selection/missing_mass.h"
 
 namespace quire {
 namespace {
@@ -289,7 +292,9 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages, ctx_.device));
     params.mass = mass_.As<float>();
   }
-  if (run.by_slot) {
+  const bool bounds = missing_mass_bound_ && params.selection != nullptr && step.pages.meta != nullptr &&
+                      selection_.slot_mask == nullptr && ctx_.device.kind == DeviceKind::kCpu;
+  if (run.by_slot || bounds) {
     RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
     params.lse = lse_.As<float>() + int64_t{run.begin} * q_heads_;
   }
@@ -302,11 +307,34 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     AttentionDecode(ctx_, params, workspace_.As<void>(), softcap_);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
+  if (bounds) BoundMissingMass(step, rows, params, run, stats);
   if (!run.by_slot && run.remembers == nullptr) return OkStatus();
   const double remember_start = NowSeconds();
   RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, inputs, run, params.mass_pages));
   if (timed) stats.selection_seconds += NowSeconds() - remember_start;
   return OkStatus();
+}
+
+void AttentionRunner::BoundMissingMass(const LayerAttention& step, const DecoderRows& rows,
+                                       const AttentionDecodeParams& params, const DecodeRun& run, AttentionStats& stats) {
+  SelectParams select;
+  select.q = params.q;
+  select.q_stride = params.q_stride;
+  select.rows = params.rows;
+  select.q_heads = q_heads_;
+  select.row_seq = params.row_seq;
+  select.row_len = params.row_len;
+  select.pages = step.pages;
+  select.table = step.table;
+  select.scale = scale_;
+  std::vector<double> sums(static_cast<size_t>(params.rows));
+  MissingMassBounds(ctx_, select, selection_, params.lse, softcap_, sums.data());
+  for (int row = run.begin; row < run.end; ++row) {
+    AttentionReads bound;
+    bound.bounds = q_heads_;
+    bound.bound_billionths = std::llround(1e9 * sums[static_cast<size_t>(row - run.begin)]);
+    stats.Count(rows.source[row], bound);
+  }
 }
 
 void AttentionRunner::AppendKey(const LayerAttention& step, const DecoderRows& rows, std::vector<uint64_t>* key) const {

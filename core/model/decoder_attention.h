@@ -58,6 +58,7 @@ class AttentionRunner {
 
   size_t scratch_bytes() const;
   void set_observer(SelectionObserver* observer) { observer_ = observer; }
+  void set_missing_mass_bound(bool on) { missing_mass_bound_ = on; }
 
  private:
   // Consecutive decode rows [begin, end), none two of one sequence, that one call serves; policy null: dense. Rows that
@@ -95,6 +96,9 @@ class AttentionRunner {
   Status Mass(const PrefillMassParams& params);
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known. chunk: of the prefill chunks.
   Status RememberPrompt(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, size_t chunk);
+  // Counts the bounds of what the run's selections left out; lse_ has the rows' log-sum-exps.
+  void BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const AttentionDecodeParams& params,
+                        const DecodeRun& run, AttentionStats& stats);
   // Fills selection_ for the run's rows.
   Status Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run);
   // On a rank without heads: nothing but its part in the gathers of those that share KV heads, in their order.
@@ -107,6 +111,7 @@ class AttentionRunner {
   float scale_ = 1.0f, softcap_ = 0.0f;  // softcap_ 0: none
   int64_t max_length_ = 0;
   SelectionObserver* observer_ = nullptr;
+  bool missing_mass_bound_ = false;
   DecoderReplicas replicas_;
   bool counts_pages_ = true;  // the first replica of a KV head does, so that sums over ranks have each head once
   SelectionView selection_;
@@ -125,7 +130,7 @@ class AttentionRunner {
   GrowBuffer correction_;               // of selection_: alpha [rows][q_heads], v_mean [rows][kv_heads][head_dim]
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
   GrowBuffer mass_;                     // [rows][kv_heads][pages or slots]
-  GrowBuffer lse_;                      // [rows][q_heads], of prompts and of rows that remember by slots
+  GrowBuffer lse_;                      // [rows][q_heads], of prompts, of rows that remember by slots and of those whose missing mass is bounded
   std::vector<int32_t> taken_;          // [kv_heads][rows] slots that a run's rows take, by the heads' own maps
 };
 

@@ -166,10 +166,8 @@ int Dispatcher::Choose(const Part& part, bool* refused_everywhere) {
     candidate.sequences = group.sequences + group.others_sequences;
     candidate.tokens = group.tokens + group.others_tokens;
     candidate.matched = prefixes_.Match(group.session, part.flight->keys);
-    // A page more for each sequence, since none ends with its page. Whoever runs nothing takes anything: whether a
-    // request can ever fit is the group's to say.
-    const int64_t page = std::max(1, group.identity.page_size());
-    const int64_t pages = (group.cached + prompt) / page + group.sequences + part.count;
+    // Whoever runs nothing takes anything: whether a request can ever fit is the group's to say.
+    const int64_t pages = group.pages() + prompt / group.page_size() + part.count + group.others_pages;
     candidate.room = candidate.sequences == 0 ||
                      (candidate.sequences + part.count <= group.max_sequences() && pages <= group.identity.pages_total());
   }
@@ -438,6 +436,10 @@ v1::GetLoadResponse Dispatcher::Load() const {
     collective += one->collective_seconds();
     broadcast += one->step_broadcast_seconds();
     AddFinished(one->sequences(), total->mutable_sequences());
+    if (one->has_missing_mass_bounds()) {
+      total->set_missing_mass_bounds(total->missing_mass_bounds() + one->missing_mass_bounds());
+      total->set_missing_mass_bound_sum(total->missing_mass_bound_sum() + one->missing_mass_bound_sum());
+    }
   }
   for (const auto& [name, part] : parts_) {
     if (part->group != nullptr) continue;

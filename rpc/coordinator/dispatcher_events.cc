@@ -37,6 +37,8 @@ void Dispatcher::OnResponse(uint64_t session, const v1::ExecuteResponse& respons
     const int others = group->load.running() + group->load.waiting() - group->sequences;
     group->others_sequences = std::max(0, others);
     group->others_tokens = others > 0 ? std::max<int64_t>(0, group->load.tokens_in_flight() - group->tokens) : 0;
+    const int64_t used = group->load.pages_total() - group->load.pages_free();
+    group->others_pages = others > 0 ? std::max<int64_t>(0, used - group->pages()) : 0;
     if (usable_changed) NoteUsable(now);
   }
   if (queue_.size() > 0) Dispatch(now);

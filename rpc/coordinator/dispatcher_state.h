@@ -67,10 +67,14 @@ struct Dispatcher::Group {
   int64_t cached = 0;          // in its cache for parts, about
   int64_t others_tokens = 0;   // of requests that are not from here, as of its last load
   int others_sequences = 0;
+  int64_t others_pages = 0;    // that they hold
   v1::ExecuteRequest pending;  // not sent yet
   size_t pending_bytes = 0;    // of its submissions
   double flush_at = std::numeric_limits<double>::infinity();
 
+  int64_t page_size() const { return std::max(1, identity.page_size()); }
+  // That parts hold, about: a page more for each sequence, since none ends with its page.
+  int64_t pages() const { return cached / page_size() + sequences; }
   // More than it can run, so that it never waits for the coordinator; the rest waits here, where order is decided.
   int max_sequences() const {
     const int slots = std::max(1, identity.max_num_seqs());

@@ -176,6 +176,46 @@ TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
   }
 }
 
+// Counted by query head, so ranks that share a KV head count each head once.
+TEST_F(GroupTest, WhatSelectionsMayLeaveOutIsBoundedAlikeOnAnyNumberOfRanks) {
+  const auto run = [](EngineOptions options, bool bound, const char* policy) {
+    options.missing_mass_bound = bound;
+    options.attention = {*AttentionSpec::Parse(policy)};
+    auto engine = MakeEngine(options);
+    GenerationRequest request = Greedy(Ids(90, 1), 6);
+    Collector collector;
+    EXPECT_TRUE(engine->Submit(request, collector.callback()).ok());
+    AttentionReads steps;
+    while (true) {
+      const AttentionReads before = engine->Stats().attention;
+      const auto worked = engine->Step();
+      EXPECT_TRUE(worked.ok()) << worked.status().ToString();
+      if (!worked.ok() || !*worked) break;
+      const AttentionReads step = engine->Stats().attention - before;
+      if (step.bounds > 0) {
+        EXPECT_GE(step.missing_mass_bound(), 0.0);
+        EXPECT_LE(step.missing_mass_bound(), 1.0);
+      }
+      steps += step;
+    }
+    return std::pair(steps, engine->config());
+  };
+  const char* const policy = "quest:token_budget=48:dense_layers=1";
+  const auto [one, config] = run(Gqa(), true, policy);
+  EXPECT_EQ(one.bounds, 5 * (config.layers - 1) * config.q_heads);  // the first token is the prompt's
+  EXPECT_GT(one.missing_mass_bound(), 0);
+  EXPECT_LT(one.missing_mass_bound(), 1);
+  EXPECT_EQ(run(Gqa(), false, policy).first.bounds, 0);
+  EXPECT_EQ(run(Gqa(), true, "dense").first.bounds, 0);
+  EXPECT_EQ(run(Gqa(), true, "sparq:token_budget=48:dense_layers=1").first.bounds, 0);  // keeps no page metadata
+  for (const int size : {2, 3, 4, 9}) {
+    TestRanks ranks(size);
+    const AttentionReads many = run(ranks.Options(Gqa()), true, policy).first;
+    EXPECT_EQ(many.bounds, one.bounds) << size;
+    EXPECT_NEAR(many.missing_mass_bound(), one.missing_mass_bound(), 1e-5) << size;
+  }
+}
+
 TEST_F(GroupTest, AStepInTheMiddleOfAPromptSendsNoCandidates) {
   TestRanks ranks(2);
   EngineOptions options = Gqa();
@@ -502,6 +542,44 @@ TEST_F(GroupTest, ARankThatFailsInAStepEndsTheGroupByName) {
   EXPECT_FALSE(ends[2].ok());
 }
 
+// Whatever its size: and a plan like the one before it in one broadcast.
+TEST(GroupChannel, EveryMessageArrivesWhateverCameBefore) {
+  const std::pair<GroupMessage, size_t> messages[] = {
+      {GroupMessage::kOpen, 300},       {GroupMessage::kPlan, 100},     {GroupMessage::kPlan, 4080},  {GroupMessage::kPlan, 4081},
+      {GroupMessage::kPlan, 9000},      {GroupMessage::kPlan, 9000},    {GroupMessage::kPlan, 12000}, {GroupMessage::kPlan, 65520},
+      {GroupMessage::kPlan, 65520},     {GroupMessage::kPlan, 65521},   {GroupMessage::kPlan, 1 << 20}, {GroupMessage::kPlan, 0},
+      {GroupMessage::kPlan, 9000},      {GroupMessage::kClose, 0},      {GroupMessage::kOpen, 6000},  {GroupMessage::kRelease, 0}};
+  const int broadcasts[] = {1, 1, 1, 2, 2, 1, 1, 2, 1, 2, 2, 1, 2, 1, 2, 1};
+  auto comms = MakeThreadCommunicators(2);
+  const auto bytes_of = [](size_t n, size_t seed) {
+    std::vector<uint8_t> bytes(n);
+    for (size_t i = 0; i < n; ++i) bytes[i] = static_cast<uint8_t>(i * 7 + i / 256 + seed);
+    return bytes;
+  };
+  std::thread follower([&] {
+    GroupChannel channel(comms[1].get());
+    std::vector<uint8_t> payload;
+    for (size_t i = 0; i < std::size(messages); ++i) {
+      const auto got = channel.Receive(&payload);
+      ASSERT_TRUE(got.ok()) << got.status().ToString();
+      EXPECT_EQ(*got, messages[i].first) << i;
+      EXPECT_EQ(payload, bytes_of(messages[i].second, i)) << i;
+    }
+  });
+  CountedCommunicator counting(comms[0].get());
+  std::unique_ptr<GroupChannel> channel;
+  for (size_t i = 0; i < std::size(messages); ++i) {
+    // Rank 0 opens and releases by channels of their own.
+    if (channel == nullptr || messages[i].first == GroupMessage::kOpen || messages[i].first == GroupMessage::kRelease) {
+      channel = std::make_unique<GroupChannel>(&counting);
+    }
+    const int64_t before = counting.stats().broadcasts;
+    EXPECT_TRUE(channel->Send(messages[i].first, bytes_of(messages[i].second, i)).ok());
+    EXPECT_EQ(counting.stats().broadcasts - before, broadcasts[i]) << i;
+  }
+  follower.join();
+}
+
 TEST_F(GroupTest, AFollowerThatIsToldNonsenseEndsTheGroup) {
   for (const bool header : {true, false}) {
     auto comms = MakeThreadCommunicators(2);
@@ -534,6 +612,7 @@ TEST(GroupOptionsMessage, KeepsEveryOptionAndRefusesCutBytes) {
   o.kv_cache_bytes = 12345678901;
   o.attention = {{}, {"quest", {{"token_budget", "9"}, {"group_reduce", "sum"}}}};
   o.batch_invariant = true;
+  o.missing_mass_bound = true;
   o.seed = ~uint64_t{0};
   std::vector<uint8_t> bytes;
   SerializeOptions(o, &bytes);
@@ -548,6 +627,7 @@ TEST(GroupOptionsMessage, KeepsEveryOptionAndRefusesCutBytes) {
   EXPECT_EQ(back->kv_cache_bytes, o.kv_cache_bytes);
   EXPECT_EQ(back->page_size, 7);
   EXPECT_TRUE(back->batch_invariant);
+  EXPECT_TRUE(back->missing_mass_bound);
   EXPECT_EQ(back->seed, o.seed);
   EXPECT_FALSE(back->load_tokenizer);
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_FALSE(ParseOptions({bytes.data(), n}).ok()) << n;
