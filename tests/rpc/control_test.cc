@@ -1,10 +1,9 @@
 // What a group says of itself: Control, health and reflection.
-#include <grpcpp/generic/generic_stub.h>
-
 #include <atomic>
 
 #include "rpc/health.h"
 #include "rpc/tokenizer_files.h"
+#include "tests/rpc/reflected.h"
 #include "tests/rpc/service_fixture.h"
 
 namespace quire {
@@ -73,37 +72,9 @@ TEST_F(ServiceTest, TheModelSaysWhatItIs) {
   EXPECT_EQ(Stream(request, &streams).error_code(), grpc::NOT_FOUND);
 }
 
-// The reflection service answers a list of services: enough to see that it is there and knows ours.
 TEST_F(ServiceTest, ReflectionListsTheServices) {
   Start(Stories());
-  grpc::GenericStub stub(channel_);
-  grpc::ClientContext context;
-  context.set_deadline(In(20));
-  grpc::CompletionQueue queue;
-  auto call = stub.PrepareCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
-  void* tag = nullptr;
-  bool ok = false;
-  call->StartCall(nullptr);
-  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
-  const grpc::Slice list(std::string("\x3a\x00", 2));  // list_services = 7: ""
-  call->Write(grpc::ByteBuffer(&list, 1), nullptr);
-  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
-  grpc::ByteBuffer answer;
-  call->Read(&answer, nullptr);
-  ASSERT_TRUE(queue.Next(&tag, &ok) && ok);
-  std::vector<grpc::Slice> slices;
-  ASSERT_TRUE(answer.Dump(&slices).ok());
-  std::string bytes;
-  for (const grpc::Slice& slice : slices) bytes.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
-  for (const char* name : {"quire.v1.Generation", "quire.v1.Control", "quire.v1.Worker", "grpc.health.v1.Health"}) {
-    EXPECT_NE(bytes.find(name), std::string::npos) << name;
-  }
-  call->WritesDone(nullptr);
-  ASSERT_TRUE(queue.Next(&tag, &ok));
-  grpc::Status status;
-  call->Finish(&status, nullptr);
-  ASSERT_TRUE(queue.Next(&tag, &ok));
-  queue.Shutdown();
+  ExpectReflected(channel_, {"quire.v1.Generation", "quire.v1.Control", "quire.v1.Worker", "grpc.health.v1.Health"});
 }
 
 // Holds the engine's step for as long as it is shut.

@@ -70,14 +70,15 @@ TEST(SmolLM2Identity, AGgufsVocabularyTravelsWithoutItsTensors) {
 
 // SentencePiece's library has a protobuf inside that must not meet ours: both are in this program.
 TEST(Identity, ASentencePieceModelLoadsBesideProtobuf) {
-  const char* shared = std::getenv("QUIRE_SHARED_DATA");
-  if (shared == nullptr) GTEST_SKIP() << "QUIRE_SHARED_DATA is not set: no SentencePiece model at hand";
+  const char* root = std::getenv("QUIRE_SHARED_DATA");
+  const fs::path shared = root != nullptr ? root : QUIRE_SOURCE_DIR "/../shared/data";
+  if (!fs::exists(shared)) GTEST_SKIP() << shared << " is not there; QUIRE_SHARED_DATA names a folder with a SentencePiece model";
   std::string found;
   for (const auto& entry : fs::recursive_directory_iterator(shared)) {
     const std::string name = entry.path().filename().string();
     if (name.starts_with("tokenizer.model")) found = entry.path().string();
   }
-  if (found.empty()) GTEST_SKIP() << "no tokenizer.model under QUIRE_SHARED_DATA";
+  if (found.empty()) GTEST_SKIP() << "no tokenizer.model under " << shared;
   const ScratchFolder scratch;
   fs::copy_file(found, scratch.Path("tokenizer.model"));
   const auto tokenizer = LoadTokenizer(scratch.Path("tokenizer.model"));

@@ -63,6 +63,7 @@ void ExpectSameRun(const AttentionSpec& spec, const PolicyRun& many, const Polic
     const PageComparison pages = ComparePages(one.pages, many.pages, k_dim);
     EXPECT_TRUE(pages.same_keys);
     EXPECT_EQ(pages.unexplained, 0) << pages.ToString();
+    EXPECT_LE(pages.moved, 1e-4) << pages.ToString();
     return;
   }
   ASSERT_EQ(many.pages.size(), one.pages.size());

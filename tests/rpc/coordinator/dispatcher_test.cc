@@ -188,6 +188,61 @@ TEST_F(DispatcherTest, AGroupIsNotFilledBeyondItsPages) {
   }
 }
 
+// As of clients that speak to it directly.
+TEST_F(DispatcherTest, PagesThatRequestsFromElsewhereHoldAreNotFree) {
+  FakeGroup& group = AddGroup("a", 64, 20);
+  group.LoadWithOthers(now_, 1, 13);
+  for (int i = 0; i < 4; ++i) Submit(Request("r" + std::to_string(i), 20, 1, 40));  // two and a half pages and one
+  Wait(0.01);
+  group.TakeIn();
+  EXPECT_EQ(group.running(), 2);
+  group.LoadWithOthers(now_, 0, 7);  // of its own two alone
+  Wait(0.01);
+  group.TakeIn();
+  EXPECT_EQ(group.running(), 4);
+  FakeGroup& other = AddGroup("b", 64, 20);
+  group.LoadWithOthers(now_, 1, 19);
+  Submit(Request("next", 20, 1, 40));
+  Wait(0.01);
+  other.TakeIn();
+  EXPECT_EQ(other.running(), 1);
+}
+
+TEST_F(DispatcherTest, AClientWithMuchWaitingDoesNotHoldUpAnother) {
+  FakeGroup& group = AddGroup("a", 4);  // five at a time
+  for (int i = 0; i < 12; ++i) Submit(Request("much" + std::to_string(i)), "greedy");
+  Submit(Request("one"), "modest");
+  int ended = 0;
+  for (int turns = 0; checks_["one"].sequences.empty(); ++turns) {
+    ASSERT_LT(turns, 1000);
+    Wait(0.01);
+    group.TakeIn();
+    group.Step();
+    group.Deliver(now_);
+    ended = 13 - dispatcher_->flights();
+  }
+  EXPECT_LT(ended, 8);  // it was the first or second that followed the five
+}
+
+TEST_F(DispatcherTest, StalledIsWhoseRequestsRunAndGetNothing) {
+  FakeGroup& group = AddGroup("a");
+  EXPECT_FALSE(dispatcher_->Stalled(now_ + 1000, 30));  // nothing runs
+  Submit(Request("r"));
+  group.TakeIn();
+  for (int i = 0; i < 29; ++i) {
+    Wait(1);
+    group.Load(now_);  // it answers, but puts nothing out
+  }
+  EXPECT_FALSE(dispatcher_->Stalled(now_, 30));
+  Wait(2);
+  EXPECT_TRUE(dispatcher_->Stalled(now_, 30));
+  group.Step();
+  group.Deliver(now_);
+  EXPECT_FALSE(dispatcher_->Stalled(now_, 30));
+  group.Finish(now_);
+  EXPECT_FALSE(dispatcher_->Stalled(now_ + 1000, 30));
+}
+
 TEST_F(DispatcherTest, AFullQueueIsResourceExhausted) {
   DispatcherOptions options;
   options.max_queue = 3;

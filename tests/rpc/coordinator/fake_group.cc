@@ -72,6 +72,15 @@ void FakeGroup::Load(double now, bool available) {
   dispatcher_->OnResponse(session_, response, now);
 }
 
+void FakeGroup::LoadWithOthers(double now, int sequences, int64_t pages) {
+  v1::ExecuteResponse response;
+  response.mutable_load()->set_available(true);
+  response.mutable_load()->set_running(running() + sequences);
+  response.mutable_load()->set_pages_total(identity_.pages_total());
+  response.mutable_load()->set_pages_free(identity_.pages_total() - pages);
+  dispatcher_->OnResponse(session_, response, now);
+}
+
 void FakeGroup::TakeIn() {
   for (const v1::ExecuteRequest& message : std::exchange(inbox_, {})) {
     for (const v1::Submission& submission : message.submissions()) {

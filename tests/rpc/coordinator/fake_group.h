@@ -37,6 +37,8 @@ class FakeGroup : public GroupLink {
   void Up(double now);
   void Down(double now);
   void Load(double now, bool available = true);
+  // With what requests of others than the dispatcher run there and hold.
+  void LoadWithOthers(double now, int sequences, int64_t pages);
   // Takes in what was sent: submissions and aborts.
   void TakeIn();
   // Every running sequence puts out up to `tokens` tokens; what that makes is held until Deliver.

@@ -93,6 +93,17 @@ TEST(SlowLoad, AThousandStreamsAtOnce) {
   const pid_t pid = cluster.coordinator().pid();
   const double at_rest = StatusBytes(pid, "VmRSS");
   const Cost cost = Measure("coordinator", pid, cluster.address());
+  {
+    // They are there at once: none begins behind another's end.
+    ClientStreams running(cluster.address(), MixedStreams({"dense"}, kStreams, 20, 300));
+    int most = 0;
+    while (!running.done() && most < kStreams) {
+      const v1::GetLoadResponse load = cluster.Load();
+      most = std::max(most, load.total().running() + load.total().waiting());
+    }
+    running.Join();
+    EXPECT_EQ(most, kStreams);
+  }
   EXPECT_TRUE(cluster.WaitIdle());
 #if defined(QUIRE_RELEASE) && !defined(QUIRE_SANITIZED)
   EXPECT_LE(cost.request_s, 200e-6);
