@@ -21,6 +21,7 @@
 #include "core/base/log.h"
 #include "launch/command.h"
 #include "launch/flags.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/progress.h"
 #include "launch/serve_report.h"
@@ -330,7 +331,7 @@ Outputs go on to their length, whatever the model says. Nothing is sent twice: w
       ->capture_default_str()
       ->group(group);
   AddFormatFlag(*app, &flags->format);
-  return {app, [flags] { return RunBenchServe(*flags); }};
+  return {app, [flags] { return RunGroup({}, [&](const Seat&) { return RunBenchServe(*flags); }); }};
 }
 
 }  // namespace quire::launch

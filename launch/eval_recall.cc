@@ -1,5 +1,6 @@
 // quire eval recall: of what dense attention would have looked at, how much a policy's pages hold, per layer and KV head;
 // over the windows of eval_windows.h, each step selecting with the queries of the policy's own run.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -44,6 +45,21 @@ Json ByLayer(const RecallRecorder& recorder) {
   return layers;
 }
 
+// Why there is nothing to measure of a policy; "" where there is.
+Result<std::string> NothingToChoose(const Engine& engine, const AttentionSpec& spec, int64_t context) {
+  ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, engine.options().page_size));
+  if (policy->capacity() > 0) {
+    return spec.ToString() +
+           " evicts, and so has no pages left to choose from; recall is of policies that keep all of them. Leave out evict, "
+           "or measure it by quire eval perplexity or passkey";
+  }
+  ASSIGN_OR_RETURN(const bool selects, Selects(engine, spec, context));
+  if (selects) return std::string();
+  return spec.ToString() + " selects nothing in windows of " + std::to_string(context) +
+         " tokens; name a sparse policy with a budget below half of that, and fewer dense layers than the model's " +
+         std::to_string(engine.config().layers);
+}
+
 Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   RETURN_IF_ERROR(CheckWindowFlags(flags.windows));
   if (seat.ranks() > 1) {
@@ -58,20 +74,12 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   if (options.max_model_len == 0) options.max_model_len = flags.windows.context;
   ASSIGN_OR_RETURN(auto engine, OpenEngine(seat, std::move(options)));
   ASSIGN_OR_RETURN(const std::vector<Window> windows, ReadWindows(*engine, flags.windows, text));
-  for (const AttentionSpec& spec : specs) {
-    ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, engine->options().page_size));
-    if (policy->capacity() > 0) {
-      return InvalidArgument(
-          spec.ToString() +
-          " evicts, and so has no pages left to choose from; recall is of policies "
-          "that keep all of them. Leave out evict, or measure it by quire eval perplexity or passkey");
-    }
-    ASSIGN_OR_RETURN(const bool selects, Selects(*engine, spec, flags.windows.context));
-    if (selects) continue;
-    return InvalidArgument(spec.ToString() + " selects nothing in windows of " + std::to_string(flags.windows.context) +
-                           " tokens; name a sparse policy with a budget below half of that, and fewer dense layers than "
-                           "the model's " +
-                           std::to_string(engine->config().layers));
+  std::vector<std::string> nothing(specs.size());
+  for (size_t i = 0; i < specs.size(); ++i) {
+    ASSIGN_OR_RETURN(nothing[i], NothingToChoose(*engine, specs[i], flags.windows.context));
+  }
+  if (std::all_of(nothing.begin(), nothing.end(), [](const std::string& why) { return !why.empty(); })) {
+    return InvalidArgument(nothing.front());
   }
 
   const ModelConfig& config = engine->config();
@@ -82,7 +90,21 @@ Status RunRecall(const RecallFlags& flags, const Seat& seat) {
   std::vector<std::vector<std::string>> table = {{"attention", "context", "selections", "recall", "random", "recent",
                                                   "mass left out", "its bound", "pages read", "of"}};
   Progress progress("recall");
-  for (const AttentionSpec& spec : specs) {
+  for (size_t i = 0; i < specs.size(); ++i) {
+    const AttentionSpec& spec = specs[i];
+    if (!nothing[i].empty()) {
+      Json row;
+      RETURN_IF_ERROR(AddAttentionFields(spec, engine->options().page_size, &row));
+      row["context"] = flags.windows.context;
+      row["recall"] = nullptr;
+      row["reason"] = nothing[i];
+      std::vector<std::string> cells(table.front().size(), "-");
+      cells[0] = spec.ToString();
+      cells[1] = std::to_string(flags.windows.context);
+      table.push_back(std::move(cells));
+      results.push_back(std::move(row));
+      continue;
+    }
     progress.SetWhat("recall, " + spec.ToString() + ":");
     recorder.Clear();
     // One by one, for the recorder sees selections and not whose they are.
@@ -131,7 +153,8 @@ Example
   quire eval recall --model M.gguf --text-file book.txt --context 8192 --max-tokens 16384 \
     --attention quest,hierarchical --token-budget 256,512,1024 --dense-layers 0
 Windows of --context tokens: the first half is prefilled densely, the second (or the first --tokens of it) taken
-token by token. Layers that the policy leaves dense don't count; --format json has every layer and KV head.)");
+token by token. Layers that the policy leaves dense don't count; --format json has every layer and KV head. Where a policy
+leaves nothing to choose (dense, one that evicts, a budget of all tokens) its row is empty, with the reason in json.)");
   AddWindowFlags(*app, &flags->windows);
   AddScoredFlag(*app, &flags->windows);
   AddFormatFlag(*app, &flags->format);

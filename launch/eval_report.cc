@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launch/command.h"
+#include "launch/group.h"
 #include "launch/output.h"
 #include "launch/report.h"
 #include "launch/session.h"
@@ -52,7 +53,7 @@ A chart for each evaluation and context: accuracy against the share of the cache
   app->add_option("--json", flags->files, "what evaluations printed with --format json; - is stdin")->required();
   app->add_option("--output", flags->output, "the page; - is stdout")->required();
   app->add_option("--title", flags->title, "its heading")->capture_default_str();
-  return {app, [flags] { return RunReport(*flags); }};
+  return {app, [flags] { return RunGroup({}, [&](const Seat&) { return RunReport(*flags); }); }};
 }
 
 }  // namespace quire::launch

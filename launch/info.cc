@@ -21,8 +21,22 @@ struct InfoFlags {
   EngineFlags engine;
   AttentionFlags attention;
   std::string format = "text";
-  bool load = false;
+  bool load = false, policies = false;
 };
+
+void WritePolicies(const std::string& format) {
+  if (format == "json") {
+    Json policies = Json::array();
+    for (const PolicyInfo& policy : PolicyTable()) {
+      policies.push_back({{"name", policy.name}, {"paper", policy.paper}, {"reads", policy.reads}, {"options", policy.options}});
+    }
+    return WriteJson({{"policies", std::move(policies)}});
+  }
+  for (const PolicyInfo& policy : PolicyTable()) {
+    WriteOut(std::string(policy.name) + ": " + std::string(policy.paper) + "\n  reads a step and KV head: " +
+             std::string(policy.reads) + "\n  options: " + std::string(policy.options) + "\n");
+  }
+}
 
 Json RangeJson(const Range& range) { return Json::array({range.begin, range.end}); }
 
@@ -186,13 +200,22 @@ Command AddInfo(CLI::App& parent) {
   CLI::App* app = parent.add_subcommand("info", "A model's numbers, its slices per rank, and the memory it takes");
   auto flags = std::make_shared<InfoFlags>();
   app->footer(
-      "\nExamples\n  quire info --model DIR --tensor-parallel-size 2\n  quire info --model DIR --attention quest "
+      "\nExamples\n  quire info --model DIR --tensor-parallel-size 2\n  quire info --policies\n  quire info --model DIR --attention quest "
       "--load     the table beside what a run takes");
+  app->add_flag("--policies", flags->policies, "the attention policies: what each reads, its options, their ranges and defaults");
   app->add_flag("--load", flags->load, "load the model and show the memory taken beside the prediction");
   AddFormatFlag(*app, &flags->format);
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);
+  app->get_option("--model")->required(false);
   return {app, [flags] {
+            if (flags->policies) {
+              return RunGroup({}, [&](const Seat&) {
+                WritePolicies(flags->format);
+                return OutputStatus();
+              });
+            }
+            if (flags->engine.model.empty()) return InvalidArgument("--model is required: a folder or a .gguf file (or ask for --policies)");
             // Without --load the plan is arithmetic, for any number of ranks.
             GroupOptions group = GroupOf(flags->engine);
             if (!flags->load) group.tensor_parallel_size = 1;

@@ -219,6 +219,7 @@ Result<std::vector<ReportChart>> MakeCharts(const std::vector<Json>& evaluations
       if (measure == nullptr || !row.contains("spec") || !row["spec"].is_string()) {
         return InvalidArgument("a result is of no evaluation that can be drawn: " + row.dump().substr(0, 80));
       }
+      if (row[measure->field].is_null()) continue;  // there was nothing to measure
       ASSIGN_OR_RETURN(const double value, ValueOf(row, *measure));
       ASSIGN_OR_RETURN(const double read, NumberOf(row, "bytes_read"));
       ASSIGN_OR_RETURN(const double total, NumberOf(row, "bytes_total"));

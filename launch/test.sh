@@ -7,7 +7,7 @@ usage() {
   cat <<'TEXT'
 usage: launch/test.sh [--sanitizers] [--slow] [--fuzz] [--no-model] [--no-install]
   runs the labels fast, long, emulator and mpi and, where the model could be fetched, model
-  --sanitizers   also builds with ASan+UBSan and with TSan, and runs the label fast under each
+  --sanitizers   also builds with ASan+UBSan and with TSan, and runs the labels fast and long under each
   --slow         also runs the label slow, which has the fuzz targets
   --fuzz         also builds the fuzz targets with clang and runs each for a minute
   --no-model     doesn't fetch the model; its tests say that they skip
@@ -64,7 +64,7 @@ if [ -n "$skipped" ]; then say "Not running the tests labelled model: $skipped";
 if [ $sanitizers -eq 1 ]; then
   for preset in asan tsan; do
     build_preset "$preset" -DQUIRE_WERROR=ON
-    run_tests "$preset" '^fast$'
+    run_tests "$preset" '^(fast|long)$'
   done
 fi
 if [ $fuzz -eq 1 ]; then

@@ -45,7 +45,7 @@ PolicyInfo AutoPolicyInfo() {
   return {"auto", "quest (Tang et al., arXiv 2406.10774), and dense where a measured cost model has it faster",
           "n vectors of K and of V below the crossover, quest's from it on",
           std::string(kPageOptions).append(kReduceOption) +
-              ", crossover (the length from which on quest is used; default by the cost model, as quire info shows)"};
+              ", crossover (0 to 2^30, the length from which on quest is used; default by the cost model, as quire info shows)"};
 }
 
 Result<std::unique_ptr<AttentionPolicy>> MakeAutoPolicy(const PolicyOptions& options, const PolicyShape& shape) {

@@ -40,13 +40,13 @@ struct PageOptions {
 
 // How PolicyInfo::options names them.
 inline constexpr std::string_view kPageOptions =
-    "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default one page, and the partly "
-    "filled one), dense_layers (default 2), budget_share (0 to 1: the budget is at least that part of the length; "
-    "default 0)";
+    "token_budget (1 to 2^30, sinks, recent tokens and a page at least; default 2048), sink_tokens (0 to 2^30; default one "
+    "page), recent_tokens (0 to 2^30; default one page, and the partly filled one), dense_layers (0 to 2^30; default 2), "
+    "budget_share (0 to 1: the budget is at least that part of the length; default 0)";
 inline constexpr std::string_view kHalfRecentPageOptions =
-    "token_budget (default 2048), sink_tokens (default one page), recent_tokens (default half of the budget's pages "
-    "with the partly filled one), dense_layers (default 2), budget_share (0 to 1: the budget is at least that part of the "
-    "length; default 0)";
+    "token_budget (1 to 2^30, sinks, recent tokens and a page at least; default 2048), sink_tokens (0 to 2^30; default one "
+    "page), recent_tokens (0 to 2^30; default half of the budget's pages with the partly filled one), dense_layers (0 to "
+    "2^30; default 2), budget_share (0 to 1: the budget is at least that part of the length; default 0)";
 inline constexpr std::string_view kReduceOption = ", group_reduce (max, mean or sum; default max)";
 
 class PagePolicy : public AttentionPolicy {

@@ -112,8 +112,8 @@ class EvictingStreamingPolicy : public StreamingPolicy {
 PolicyInfo StreamingPolicyInfo() {
   return {"streaming", "Xiao et al., arXiv 2309.17453, keeping what it leaves out",
           "sink_tokens + recent_tokens vectors of K and of V",
-          "token_budget (default 2048), sink_tokens (default 4), recent_tokens (default token_budget − sink_tokens), "
-          "dense_layers (default 2), evict (true or false; default false: with true dense_layers is 0)",
+          "token_budget (1 to 2^30; default 2048), sink_tokens (0 to 2^30; default 4), recent_tokens (1 to 2^30; default "
+          "token_budget − sink_tokens), dense_layers (0 to 2^30; default 2), evict (true or false; default false: with true dense_layers is 0)",
           true};
 }
 

@@ -110,18 +110,18 @@ TEST_F(SpoiltModel, InvalidJson) {
 
 TEST_F(SpoiltModel, ConfigsOutOfRange) {
   const std::string good = ReadAll(File("config.json"));
-  for (const auto& [from, to] :
-       {std::pair<std::string, std::string>{"\"num_hidden_layers\": 5", "\"num_hidden_layers\": -5"},
-        {"\"num_hidden_layers\": 5", "\"num_hidden_layers\": 1000000000"},
-        {"\"hidden_size\": 64", "\"hidden_size\": 0"},
-        {"\"num_key_value_heads\": 4", "\"num_key_value_heads\": 3"},
-        {"\"vocab_size\": 512", "\"vocab_size\": \"many\""},
-        {"LlamaForCausalLM", "NoSuchForCausalLM"}}) {
+  for (const auto& [from, to, about] : std::vector<std::tuple<std::string, std::string, std::string>>{
+           {"\"num_hidden_layers\": 5", "\"num_hidden_layers\": -5", "num_hidden_layers"},
+           {"\"num_hidden_layers\": 5", "\"num_hidden_layers\": 1000000000", "layers"},
+           {"\"hidden_size\": 64", "\"hidden_size\": 0", "hidden_size"},
+           {"\"num_key_value_heads\": 4", "\"num_key_value_heads\": 3", "heads"},
+           {"\"vocab_size\": 512", "\"vocab_size\": \"many\"", "vocab_size"},
+           {"LlamaForCausalLM", "NoSuchForCausalLM", "NoSuchForCausalLM"}}) {
     std::string config = good;
     ASSERT_NE(config.find(from), std::string::npos) << from;
     config.replace(config.find(from), from.size(), to);
     Spoil("config.json", config);
-    ExpectLoadRefused("");
+    ExpectLoadRefused(about);
   }
 }
 
@@ -209,41 +209,44 @@ TEST_F(BadPrompt, ListsOfTexts) {
 
 TEST_F(BadPrompt, ParametersOutOfRange) {
   const Strings prompt = {"--prompt", "Once"};
-  for (const Strings& bad : {Strings{"--page-size", "0"},
-                             {"--page-size", "-3"},
-                             {"--attention", "quest", "--token-budget", "0"},
-                             {"--attention", "quest:token_budget=-5"},
-                             {"--attention", "quest:token_budget=many"},
-                             {"--attention", "nosuch"},
-                             {"--evict"},
-                             {"--attention", "quest", "--evict"},
-                             {"--attention", "streaming", "--token-budget", "2048", "--evict"},
-                             {"--attention", "h2o", "--token-budget", "64", "--dense-layers", "2", "--evict"},
-                             {"--attention", "quest:token_budget=16"},
-                             {"--attention", ""},
-                             {"--temperature", "-1"},
-                             {"--top-p", "0"},
-                             {"--top-p", "1.5"},
-                             {"--min-p", "2"},
-                             {"--n", "0"},
-                             {"--max-tokens", "0"},
-                             {"--max-tokens", "-1"},
-                             {"--repetition-penalty", "0"},
-                             {"--logit-bias", "1=x"},
-                             {"--logit-bias", "512=1"},
-                             {"--dtype", "int3"},
-                             {"--kv-cache-dtype", "float8"},
-                             {"--threads", "-1"},
-                             {"--max-model-len", "-1"},
-                             {"--load-format", "magic"},
-                             {"--kv-cache-memory-bytes", "lots"},
-                             {"--format", "xml"},
-                             {"--chat"},
-                             {"--seed", "-1"},
-                             {"--stop", ""}}) {
+  for (const auto& [bad, about] : std::vector<std::pair<Strings, std::string>>{
+           {{"--page-size", "0"}, "page-size is 0"},
+           {{"--page-size", "-3"}, "page-size is -3"},
+           {{"--attention", "quest", "--token-budget", "0"}, "--token-budget is 0"},
+           {{"--attention", "quest:token_budget=-5"}, "token_budget=-5"},
+           {{"--attention", "quest:token_budget=many"}, "token_budget=many"},
+           {{"--attention", "nosuch"}, "unknown attention policy 'nosuch'"},
+           {{"--evict"}, "'dense' can't evict"},
+           {{"--attention", "quest", "--evict"}, "'quest' can't evict"},
+           {{"--attention", "streaming", "--token-budget", "2048", "--evict"}, "the context has 512"},
+           {{"--attention", "h2o", "--token-budget", "64", "--dense-layers", "2", "--evict"}, "dense_layers=2"},
+           {{"--attention", "quest:token_budget=16"}, "give at least 48"},
+           {{"--attention", ""}, "no policy name"},
+           {{"--temperature", "-1"}, "temperature is -1"},
+           {{"--top-p", "0"}, "top_p is 0"},
+           {{"--top-p", "1.5"}, "top_p is 1.5"},
+           {{"--min-p", "2"}, "min_p is 2"},
+           {{"--n", "0"}, "--n is 0"},
+           {{"--repetition-penalty", "0"}, "repetition_penalty is 0"},
+           {{"--logit-bias", "1=x"}, "ID=BIAS"},
+           {{"--logit-bias", "512=1"}, "token id 512"},
+           {{"--dtype", "int3"}, "dtype 'int3'"},
+           {{"--kv-cache-dtype", "float8"}, "dtype 'float8'"},
+           {{"--threads", "-1"}, "--threads is -1"},
+           {{"--max-model-len", "-1"}, "--max-model-len is -1"},
+           {{"--load-format", "magic"}, "magic"},
+           {{"--kv-cache-memory-bytes", "lots"}, "lots"},
+           {{"--format", "xml"}, "xml"},
+           {{"--chat"}, "no chat template"},
+           {{"--seed", "-1"}, "at least 0"},
+           {{"--stop", ""}, "stop string is empty"}}) {
     Strings all = prompt;
     all.insert(all.end(), bad.begin(), bad.end());
-    ExpectRefused(Generate(all), "");
+    ExpectRefused(Generate(all), about);
+  }
+  for (const char* bad : {"0", "-1"}) {  // which Generate gives already
+    ExpectRefused({"generate", "--model", DataPath("stories260K"), "--prompt", "Once", "--max-tokens", bad},
+                  std::string("max_tokens is ") + bad);
   }
 }
 
@@ -253,33 +256,33 @@ TEST_F(BadPrompt, NoMemoryForTheCache) {
   ExpectRefused(
       Generate({"--prompt", "Once upon a time there was", "--page-size", "1", "--kv-cache-memory-bytes", "4K"}),
       "cache");
-  ExpectRefused(Generate({"--prompt", "Once", "--kv-cache-memory-bytes", "1000000G"}), "");
+  ExpectRefused(Generate({"--prompt", "Once", "--kv-cache-memory-bytes", "1000000G"}), "Give a smaller kv_cache_bytes");
 }
 
 TEST(BadInput, EvalAndBench) {
   const ScratchFolder scratch;
   const std::string text = scratch.Write("text", "a few words");
   const std::string model = DataPath("retriever-2m");
-  for (const Strings& bad :
-       {Strings{"eval", "perplexity", "--model", model, "--text-file", text},  // shorter than half a context
-        {"eval", "perplexity", "--model", model, "--text-file", text, "--context", "1"},
-        {"eval", "passkey", "--model", model, "--lengths", "100000"},
-        {"eval", "passkey", "--model", model, "--lengths", "10"},
-        {"eval", "passkey", "--model", model, "--depths", "0"},
-        {"bench", "decode", "--model", model, "--depth", "-1"},
-        {"bench", "decode", "--model", model, "--batch", "0"},
-        {"bench", "decode", "--model", model, "--steps", "0"},
-        {"bench", "prefill", "--model", model, "--lengths", "0"},
-        {"bench", "kernels", "--q-heads", "5", "--kv-heads", "2"},
-        {"bench", "kernels", "--head-dim", "63"},
-        {"bench", "kernels", "--depth", "1000000000", "--batch", "2"},
-        {"bench", "kernels", "--depth", "9000000000000000000"},
-        {"bench", "kernels", "--batch", "0"},
-        {"bench", "crossover", "--depth", "100", "--token-budget", "100"},
-        {"bench", "crossover", "--q-heads", "5", "--kv-heads", "2"},
-        {"bench", "crossover", "--repeats", "0"},
-        {"info", "--model", model, "-tp", "0"}}) {
-    ExpectRefused(bad, "");
+  for (const auto& [bad, about] : std::vector<std::pair<Strings, std::string>>{
+           {{"eval", "perplexity", "--model", model, "--text-file", text}, "more than half of --context 2048"},
+           {{"eval", "perplexity", "--model", model, "--text-file", text, "--context", "1"}, "--context is 1"},
+           {{"eval", "passkey", "--model", model, "--lengths", "100000"}, "the model takes 8192"},
+           {{"eval", "passkey", "--model", model, "--lengths", "10"}, "10 are too few"},
+           {{"eval", "passkey", "--model", model, "--depths", "0"}, "--depths and --trials must be at least 1"},
+           {{"bench", "decode", "--model", model, "--depth", "-1"}, "--depth is -1"},
+           {{"bench", "decode", "--model", model, "--batch", "0"}, "--batch is 0"},
+           {{"bench", "decode", "--model", model, "--steps", "0"}, "--steps and --repeats must be at least 1"},
+           {{"bench", "prefill", "--model", model, "--lengths", "0"}, "--lengths is 0"},
+           {{"bench", "kernels", "--q-heads", "5", "--kv-heads", "2"}, "no multiple of --kv-heads 2"},
+           {{"bench", "kernels", "--head-dim", "63"}, "head_dim 63"},
+           {{"bench", "kernels", "--depth", "1000000000", "--batch", "2"}, "give a smaller --depth or --batch"},
+           {{"bench", "kernels", "--depth", "9000000000000000000"}, "give a smaller --depth or --batch"},
+           {{"bench", "kernels", "--batch", "0"}, "--batch is 0"},
+           {{"bench", "crossover", "--depth", "100", "--token-budget", "100"}, "longer than a --token-budget"},
+           {{"bench", "crossover", "--q-heads", "5", "--kv-heads", "2"}, "no multiple of --kv-heads 2"},
+           {{"bench", "crossover", "--repeats", "0"}, "--repeats is 0"},
+           {{"info", "--model", model, "-tp", "0"}, "--tensor-parallel-size is 0"}}) {
+    ExpectRefused(bad, about);
   }
 }
 

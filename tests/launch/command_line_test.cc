@@ -86,6 +86,23 @@ TEST(CommandLine, HelpOfEveryCommandHasAnExample) {
   }
 }
 
+// With a range or its choices for every option.
+TEST(CommandLine, InfoListsThePolicies) {
+  const nlohmann::json json = RunQuireJson({"info", "--policies"});
+  ASSERT_EQ(json["policies"].size(), PolicyTable().size());
+  for (const nlohmann::json& policy : json["policies"]) {
+    const std::string options = policy["options"];
+    EXPECT_FALSE(policy["reads"].get<std::string>().empty());
+    if (policy["name"] == "dense" || policy["name"] == "top-p") continue;  // none, and its selector's
+    for (const char* about : {"token_budget (1 to 2^30", "dense_layers (0 to 2^30", "default 2048"}) {
+      EXPECT_NE(options.find(about), std::string::npos) << policy["name"] << ": " << options;
+    }
+  }
+  const ProgramResult text = RunQuire({"info", "--policies"});
+  EXPECT_EQ(text.exit_code, 0);
+  EXPECT_NE(text.out.find("sparq: Ribar et al., arXiv 2312.04985"), std::string::npos) << text.out;
+}
+
 TEST(CommandLine, UnknownFlagsAndCommandsAreUsageErrors) {
   for (const Strings& arguments : {Strings{},
                                    {"generat"},

@@ -53,6 +53,24 @@ TEST(EvalJson, RecallOfPoliciesBesideRandomAndRecentPages) {
   EXPECT_LT(results[1]["missing_mass"].get<double>(), results[0]["missing_mass"].get<double>());
   EXPECT_GE(results[0]["missing_mass_bound"].get<double>(), results[0]["missing_mass"].get<double>());
 
+  // Beside them, what leaves nothing to choose.
+  std::vector<std::string> mixed = command;
+  mixed.insert(mixed.end(), {"--attention", "dense,quest,tova:evict=true", "--token-budget", "128,400", "--tokens", "20"});
+  const Json with_nulls = RunQuireJson(mixed);
+  ASSERT_EQ(with_nulls["results"].size(), 5u);
+  int nulls = 0;
+  for (const Json& row : with_nulls["results"]) {
+    if (row["attention"] == "quest" && row["token_budget"] == 128) {
+      EXPECT_GT(row["recall"].get<double>(), 0.1);
+      continue;
+    }
+    ++nulls;
+    EXPECT_TRUE(row["recall"].is_null()) << row.dump();
+    EXPECT_FALSE(row["reason"].get<std::string>().empty());
+  }
+  EXPECT_EQ(nulls, 4);
+  EXPECT_EQ(RunQuire({"eval", "report", "--json", scratch.Write("json", with_nulls.dump()), "--output", "-"}).exit_code, 0);
+
   std::vector<std::string> dense = command;
   dense.insert(dense.end(), {"--attention", "dense"});
   const ProgramResult refused = RunQuire(dense);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs README's section "Two groups and a coordinator on one machine" as it is written, and looks at what it prints: the
-# client's text must be what `quire generate` writes, although the group that had it was killed. Exits 77 (skipped) with a
+# client's text must be what `quire generate` writes, although one of the groups was killed meanwhile (failover_test.cc
+# kills the one that has the request). Exits 77 (skipped) with a
 # reason where its ports are taken or the model has not been fetched.
 # usage: readme_two_groups.sh QUIRE SOURCE_DIR
 set -euo pipefail

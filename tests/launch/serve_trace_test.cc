@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <limits>
 #include <numeric>
@@ -68,6 +70,25 @@ TEST_F(Trace, OfMooncake) {
   EXPECT_EQ((*trace)[1].input_tokens, 1100);
   EXPECT_EQ((*trace)[1].output_tokens, 3);
   EXPECT_EQ((*trace)[1].blocks, (std::vector<int64_t>{0, 1, 7}));
+}
+
+// The published ones, where the shared data are at hand.
+TEST(PublishedTrace, IsReadWhole) {
+  const char* root = std::getenv("QUIRE_SHARED_DATA");
+  const std::string folder = (root != nullptr ? std::string(root) : std::string(QUIRE_SOURCE_DIR "/../shared/data")) + "/traces/";
+  if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not there; QUIRE_SHARED_DATA names its parent";
+  const auto azure = ReadTrace(folder + "AzureLLMInferenceTrace_conv.csv", 1 << 20);
+  ASSERT_TRUE(azure.ok()) << azure.status().ToString();
+  EXPECT_EQ(azure->size(), 19366u);
+  EXPECT_EQ(azure->front().input_tokens, 374);
+  const auto mooncake = ReadTrace(folder + "mooncake_conversation_trace.jsonl", 1 << 20);
+  ASSERT_TRUE(mooncake.ok()) << mooncake.status().ToString();
+  EXPECT_EQ(mooncake->size(), 12031u);
+  EXPECT_EQ(mooncake->front().input_tokens, 6758);
+  EXPECT_EQ(mooncake->front().blocks.size(), 14u);
+  for (const auto& trace : {*azure, *mooncake}) {
+    EXPECT_TRUE(std::is_sorted(trace.begin(), trace.end(), [](const auto& a, const auto& b) { return a.time_s < b.time_s; }));
+  }
 }
 
 TEST_F(Trace, BadLinesAreNamed) {
