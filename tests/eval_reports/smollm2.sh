@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What attention policies keep of SmolLM2-135M-Instruct at 2k to 8k tokens: makes smollm2.json and smollm2.html beside this
 # script, and prints the figures of README's table "which policy when". BOOK: Pride and Prejudice as Project Gutenberg has
-# it (ebook 1342); its header and footer are left out here. Half an hour of one core of Zen 4.
+# it (ebook 1342); its header and footer are left out here. An hour and a half of one core of Zen 4.
 #
 #   tests/eval_reports/smollm2.sh BOOK [FOLDER for the evaluations' own json; those that are there are not run again]
 set -euo pipefail
@@ -43,9 +43,31 @@ evaluate passkey_7168 passkey --lengths 7168 --depths 5 --attention "dense,$spar
 # What the pages hold of the attention.
 evaluate recall_8192 recall "${text[@]}" --context 8192 --max-tokens 8192 --tokens 32 --attention "$sparse" "${budgets[@]}"
 evaluate recall_4096 recall "${text[@]}" --context 4096 --max-tokens 4096 --tokens 32 --attention "$sparse" "${budgets[@]}"
-evaluate recall_2048 recall "${text[@]}" --context 2048 --max-tokens 2048 --tokens 32 --attention "$sparse" --token-budget 256,512
+evaluate recall_2048 recall "${text[@]}" --context 2048 --max-tokens 2048 --tokens 32 --attention "$sparse" "${budgets[@]}"
 
-names=(perplexity_{2048,4096,8192} passkey_{2048,4096,7168} recall_{2048,4096,8192})
+# Dense's own tokens.
+for context in 2048 4096 8192; do
+  evaluate agreement_$context agreement "${text[@]}" --context $context --max-tokens 8192 --tokens 64 --attention "$sparse" "${budgets[@]}"
+done
+# Quest's options, which its defaults are chosen from: twenty keys a cell.
+options=quest:group_reduce=mean,quest:dense_layers=0,quest:dense_layers=1
+for context in 2048 4096 8192; do
+  tokens=$((context == 8192 ? 128 : 96))
+  evaluate options_perplexity_$context perplexity "${text[@]}" --context $context --max-tokens 8192 --tokens $tokens --attention "$options" "${budgets[@]}"
+done
+for context in 4096 8192; do
+  evaluate options_recall_$context recall "${text[@]}" --context $context --max-tokens $context --tokens 32 --attention "$options" "${budgets[@]}"
+done
+for length in 2048 4096 7168; do
+  evaluate options_passkey_$length passkey --lengths $length --depths 20 --attention "quest:group_reduce=max,$options" "${budgets[@]}"
+done
+# Policies that evict: by tokens, in all layers; their prompts go row by row beyond the budget, so at one length alone.
+evict=streaming:evict=true,h2o:evict=true,tova:evict=true
+evaluate evict_perplexity_2048 perplexity "${text[@]}" --context 2048 --max-tokens 8192 --tokens 96 --attention "$evict" "${budgets[@]}"
+evaluate evict_passkey_2048 passkey --lengths 2048 --depths 5 --attention "$evict" "${budgets[@]}"
+
+names=({perplexity,agreement}_{2048,4096,8192} passkey_{2048,4096,7168} recall_{2048,4096,8192} options_perplexity_{2048,4096,8192}
+  options_recall_{4096,8192} options_passkey_{2048,4096,7168} evict_{perplexity,passkey}_2048)
 cd "$folder"
 python3 "$here/merge.py" "$here/smollm2.json" "${names[@]/%/.json}"
 "$quire" eval report --json "$here/smollm2.json" --output "$here/smollm2.html" --title "SmolLM2-135M-Instruct under attention policies"

@@ -91,6 +91,27 @@ TEST_F(AttentionMod, AFullyMaskedRowIsZeroAndMinusInfinity) {
   for (size_t row = 0; row < 90; ++row) expect(prefill.out, prefill.lse, 150 + row, row % 2 == 0);
 }
 
+// Models with windows set `window`, which the kernels know by themselves; a WindowMask is the same.
+TEST_F(AttentionMod, AWindowMaskIsTheKernelsOwnWindow) {
+  for (const Shape& s : kShapes) {
+    PagedCache cache(s.dtype, s.page_size, s.kv_heads, s.dim, s.dim, kLengths, 1);
+    cache.Fill(ctx);
+    for (const int window : {1, 16, 37, 1000}) {
+      DecodeCall decode(cache, s.q_heads, {0, 1, 2, 3}, {150, 70, 1, 93}, 2), own_decode = decode;
+      PrefillCall prefill(cache, s.q_heads, {40, 70, 1, 93}, 3), own_prefill = prefill;
+      Decode(decode, FlexMask(WindowMask{window}));
+      Prefill(prefill, FlexMask(WindowMask{window}));
+      own_decode.p.window = own_prefill.p.window = window;
+      Decode(own_decode, IdentityMod{});
+      Prefill(own_prefill, IdentityMod{});
+      EXPECT_LE(RelativeError(decode.out, own_decode.out), 1e-6) << window;
+      EXPECT_LE(RelativeError(decode.lse, own_decode.lse), 1e-6) << window;
+      EXPECT_LE(RelativeError(prefill.out, own_prefill.out), 1e-6) << window;
+      EXPECT_LE(RelativeError(prefill.lse, own_prefill.lse), 1e-6) << window;
+    }
+  }
+}
+
 // NaN in pages that are masked for all queries of the call: never read.
 TEST_F(AttentionMod, WhollyMaskedPagesAreNotRead) {
   const auto check = [&](const char* what, int page_size, const auto& mod, int64_t masked_begin, int64_t masked_end) {

@@ -269,12 +269,12 @@ TEST_P(CacheModel, AgreesWithAPlainMap) {
 }
 
 INSTANTIATE_TEST_SUITE_P(, CacheModel,
-                         ::testing::Values(Setting{1, 7, true, DType::kBF16, 120, 12, 15000},
-                                           Setting{3, 11, true, DType::kF32, 100, 12, 12000},
-                                           Setting{7, 40, true, DType::kF16, 70, 10, 12000},
-                                           Setting{16, 33, true, DType::kBF16, 50, 8, 6000},
-                                           Setting{2, 1, true, DType::kBF16, 80, 8, 5000},
-                                           Setting{5, 9, false, DType::kBF16, 60, 0, 5000}),
+                         ::testing::Values(Setting{1, 7, true, DType::kBF16, 120, 12, 28000},
+                                           Setting{3, 11, true, DType::kF32, 100, 12, 23000},
+                                           Setting{7, 40, true, DType::kF16, 70, 10, 22000},
+                                           Setting{16, 33, true, DType::kBF16, 50, 8, 11000},
+                                           Setting{2, 1, true, DType::kBF16, 80, 8, 9000},
+                                           Setting{5, 9, false, DType::kBF16, 60, 0, 9000}),
                          [](const ::testing::TestParamInfo<Setting>& info) {
                            return "PageSize" + std::to_string(info.param.page_size) +
                                   (info.param.metadata ? "" : "NoMetadata");

@@ -1,5 +1,5 @@
 // A score_mod and a mask_mod of one's own in the attention kernel, from the installed headers: one sequence of 100 tokens
-// in pages of 16, one query, and the same sum written out.
+// in pages of 16, one query and the last three of a prompt, and the same sums written out.
 #include <quire/kernels/flex_attention.h>
 #include <quire/kernels/kv_append.h>
 
@@ -51,19 +51,47 @@ int main() {
   if (!workspace.ok()) return 1;
   quire::FlexDecode(ctx, params, quire::Flex(score_mod, mask_mod), workspace->data());
 
-  double worst = 0;
-  for (int h = 0; h < kHeads; ++h) {
+  // Of what came out for a query from the sum written out.
+  const auto difference_from = [&](const float* query, const float* got, int head, int position) {
     std::vector<double> y(kDim);
-    double sum = 0;
-    for (int t = 0; t < kTokens; ++t) {
-      if (!mask_mod(0, h, kTokens - 1, t)) continue;
+    double sum = 0, difference = 0;
+    for (int t = 0; t <= position; ++t) {
+      if (!mask_mod(0, head, position, t)) continue;
       float dot = 0;
-      for (int c = 0; c < kDim; ++c) dot += q[h * kDim + c] * x[t * kDim + c];
-      const double w = std::exp(score_mod(dot * params.scale, 0, h, kTokens - 1, t));
+      for (int c = 0; c < kDim; ++c) dot += query[c] * x[t * kDim + c];
+      const double w = std::exp(score_mod(dot * params.scale, 0, head, position, t));
       sum += w;
       for (int c = 0; c < kDim; ++c) y[c] += w * x[t * kDim + c];
     }
-    for (int c = 0; c < kDim; ++c) worst = std::fmax(worst, std::fabs(y[c] / sum - out[h * kDim + c]));
+    for (int c = 0; c < kDim; ++c) difference = std::fmax(difference, std::fabs(y[c] / sum - got[c]));
+    return difference;
+  };
+  double worst = 0;
+  for (int h = 0; h < kHeads; ++h) worst = std::fmax(worst, difference_from(&q[h * kDim], &out[h * kDim], h, kTokens - 1));
+
+  // The same functors over the last rows of a prompt.
+  constexpr int kRows = 3;
+  std::vector<float> prompt_q(kRows * kHeads * kDim), prompt_out(prompt_q.size());
+  for (size_t i = 0; i < prompt_q.size(); ++i) prompt_q[i] = std::cos(0.7f * static_cast<float>(i));
+  const quire::PrefillChunk chunk{0, 0, kRows, kTokens - kRows};
+  quire::AttentionPrefillParams prompt;
+  prompt.q = prompt_q.data();
+  prompt.out = prompt_out.data();
+  prompt.q_stride = prompt.out_stride = kHeads * kDim;
+  prompt.q_heads = kHeads;
+  prompt.chunks = &chunk;
+  prompt.num_chunks = 1;
+  prompt.pages = append.pages;
+  prompt.table = append.table;
+  prompt.scale = params.scale;
+  auto prompt_workspace = quire::Buffer::Create(quire::AttentionPrefillWorkspace(ctx, prompt));
+  if (!prompt_workspace.ok()) return 1;
+  quire::FlexPrefill(ctx, prompt, quire::Flex(score_mod, mask_mod), prompt_workspace->data());
+  for (int row = 0; row < kRows; ++row) {
+    for (int h = 0; h < kHeads; ++h) {
+      worst = std::fmax(worst, difference_from(&prompt_q[(row * kHeads + h) * kDim], &prompt_out[(row * kHeads + h) * kDim], h,
+                                          kTokens - kRows + row));
+    }
   }
   std::printf("own functors: largest difference %.1e\n", worst);
   return worst < 1e-5 ? 0 : 1;
