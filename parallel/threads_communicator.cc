@@ -47,7 +47,7 @@ struct Hub {
         spins(size <= static_cast<int>(std::thread::hardware_concurrency()) ? kSpins : kSpinsWhenCrowded),
         timeout(o.timeout),
         published(size),
-        arrived(size, 0),
+        arrived(static_cast<size_t>(size)),
         mailboxes(static_cast<size_t>(size) * size) {}
 
   const int size;
@@ -57,10 +57,10 @@ struct Hub {
 
   std::mutex mutex;
   std::condition_variable changed;
-  std::vector<int64_t> arrived;  // [rank] meetings reached
-  int waiting = 0;
+  std::vector<std::atomic<int64_t>> arrived;  // [rank] meetings reached
+  std::atomic<int> waiting{0}, sleepers{0};   // of a meeting
   std::atomic<int64_t> meetings{0};
-  std::atomic<bool> failed{false};
+  std::atomic<bool> failed{false};            // set once, after `failure`
   Status failure;                  // why, once failed
   std::vector<Mailbox> mailboxes;  // [from * size + to]
 
@@ -82,19 +82,21 @@ struct Hub {
     return names;
   }
 
-  // Returns when all ranks are here. UNAVAILABLE once the group has failed.
+  // Returns when all ranks are here. UNAVAILABLE once the group has failed. Takes the mutex only to sleep, or to wake those
+  // that do: a rank that had to wait for it would be put to sleep by the system.
   Status Meet(int rank) {
-    int64_t meeting;
-    {
-      std::lock_guard lock(mutex);
-      if (failed) return failure;
-      meeting = ++arrived[rank];
-      if (++waiting == size) {
-        waiting = 0;
-        meetings.store(meeting, std::memory_order_release);
+    if (failed.load(std::memory_order_acquire)) return failure;
+    const int64_t meeting = arrived[rank].load(std::memory_order_relaxed) + 1;
+    arrived[rank].store(meeting, std::memory_order_relaxed);
+    if (waiting.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+      waiting.store(0, std::memory_order_relaxed);
+      // In one order with a sleeper's count and its look at `meetings`: one of the two sees the other.
+      meetings.store(meeting);
+      if (sleepers.load() > 0) {
+        std::lock_guard lock(mutex);
         changed.notify_all();
-        return OkStatus();
       }
+      return OkStatus();
     }
     for (int i = 0; i < spins; ++i) {
       if (meetings.load(std::memory_order_acquire) >= meeting) return OkStatus();
@@ -105,8 +107,9 @@ struct Hub {
       }
     }
     std::unique_lock lock(mutex);
-    const bool woken =
-        Sleep(lock, [&] { return meetings.load(std::memory_order_acquire) >= meeting || failed.load(); });
+    ++sleepers;
+    const bool woken = Sleep(lock, [&] { return meetings.load() >= meeting || failed.load(); });
+    --sleepers;
     if (meetings.load(std::memory_order_acquire) >= meeting) return OkStatus();
     if (!woken) {
       Fail(Unavailable("rank " + std::to_string(rank) + " waited " + std::to_string(timeout.count()) +
