@@ -49,7 +49,7 @@ evaluate recall_2048 recall "${text[@]}" --context 2048 --max-tokens 2048 --toke
 for context in 2048 4096 8192; do
   evaluate agreement_$context agreement "${text[@]}" --context $context --max-tokens 8192 --tokens 64 --attention "$sparse" "${budgets[@]}"
 done
-# Quest's options, which its defaults are chosen from: twenty keys a cell.
+# Quest's options, which its defaults are chosen from: more keys a cell.
 options=quest:group_reduce=mean,quest:dense_layers=0,quest:dense_layers=1
 for context in 2048 4096 8192; do
   tokens=$((context == 8192 ? 128 : 96))
@@ -58,16 +58,15 @@ done
 for context in 4096 8192; do
   evaluate options_recall_$context recall "${text[@]}" --context $context --max-tokens $context --tokens 32 --attention "$options" "${budgets[@]}"
 done
-for length in 2048 4096 7168; do
-  evaluate options_passkey_$length passkey --lengths $length --depths 20 --attention "quest:group_reduce=max,$options" "${budgets[@]}"
-done
+evaluate options_passkey_2048 passkey --lengths 2048 --depths 20 --attention "quest:group_reduce=max,$options" "${budgets[@]}"
+evaluate options_passkey_4096 passkey --lengths 4096 --depths 10 --attention quest:group_reduce=max,quest:group_reduce=mean --token-budget 256,512
 # Policies that evict: by tokens, in all layers; their prompts go row by row beyond the budget, so at one length alone.
 evict=streaming:evict=true,h2o:evict=true,tova:evict=true
 evaluate evict_perplexity_2048 perplexity "${text[@]}" --context 2048 --max-tokens 8192 --tokens 96 --attention "$evict" "${budgets[@]}"
-evaluate evict_passkey_2048 passkey --lengths 2048 --depths 5 --attention "$evict" "${budgets[@]}"
+evaluate evict_passkey_2048 passkey --lengths 2048 --depths 5 --attention "$evict" --token-budget 256
 
 names=({perplexity,agreement}_{2048,4096,8192} passkey_{2048,4096,7168} recall_{2048,4096,8192} options_perplexity_{2048,4096,8192}
-  options_recall_{4096,8192} options_passkey_{2048,4096,7168} evict_{perplexity,passkey}_2048)
+  options_recall_{4096,8192} options_passkey_{2048,4096} evict_{perplexity,passkey}_2048)
 cd "$folder"
 python3 "$here/merge.py" "$here/smollm2.json" "${names[@]/%/.json}"
 "$quire" eval report --json "$here/smollm2.json" --output "$here/smollm2.html" --title "SmolLM2-135M-Instruct under attention policies"
