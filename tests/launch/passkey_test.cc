@@ -102,12 +102,25 @@ TEST(PasskeyOfRetriever, FoundAt8k) { ExpectAllFound(kDenseAndQuest, "8192", "1"
 
 TEST(PasskeyOfRetriever, FoundByOtherPoliciesAt2k) { ExpectAllFound(kOtherPolicies, "2048", "1", "64", 3); }
 
+// At the very end of its context the model itself misses a key now and then: there each policy finds those that dense does.
+void ExpectFoundAsByDense(const std::string& attention, const std::string& budgets, size_t rows) {
+  const nlohmann::json json = RunQuireJson({"eval", "passkey", "--model", DataPath("retriever-2m"), "--lengths", "8192", "--depths",
+                                            "8", "--attention", "dense," + attention, "--token-budget", budgets});
+  ASSERT_EQ(json["results"].size(), rows);
+  const nlohmann::json& dense = json["results"][0];
+  ASSERT_EQ(dense["attention"], "dense");
+  EXPECT_GE(dense["correct"], 7) << dense;
+  for (const nlohmann::json& row : json["results"]) EXPECT_EQ(row["by_depth"], dense["by_depth"]) << row;
+}
+
 TEST(SlowPasskeyOfRetriever, FoundAtEightDepths) {
-  ExpectAllFound(kDenseAndQuest, "2048,4096,8192", "8", "64,128,256,512", 15);
+  ExpectAllFound(kDenseAndQuest, "2048,4096", "8", "64,128,256,512", 10);
+  ExpectFoundAsByDense("quest:dense_layers=0", "64,128,256,512", 5);
 }
 
 TEST(SlowPasskeyOfRetriever, FoundByOtherPoliciesAtEightDepths) {
-  ExpectAllFound(kOtherPolicies, "2048,4096,8192", "8", "64,256", 18);
+  ExpectAllFound(kOtherPolicies, "2048,4096", "8", "64,256", 12);
+  ExpectFoundAsByDense(kOtherPolicies, "64,256", 7);
 }
 
 }  // namespace
