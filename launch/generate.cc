@@ -188,8 +188,10 @@ Status RunGenerate(const GenerateFlags& flags, const Seat& seat) {
                timings.ttft_s, spec.ToString().c_str(), static_cast<long long>(usage.pages_read),
                static_cast<long long>(usage.pages_total));
   if (flags.engine.missing_mass_bound) {
-    std::fprintf(stderr, "quire: of the attention at most %s may have been left out\n",
-                 usage.bounds > 0 ? Fixed(usage.missing_mass_bound(), 4).c_str() : "(there are no bounds: nothing was selected by pages with metadata)");
+    const std::string said = usage.bounds > 0
+                                 ? "of the attention at most " + Fixed(usage.missing_mass_bound(), 4) + " may have been left out (mean)"
+                                 : "nothing was chosen by page metadata, so there is no bound of the attention left out";
+    std::fprintf(stderr, "quire: %s\n", said.c_str());
   }
   return ended;
 }

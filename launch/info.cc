@@ -208,6 +208,9 @@ Command AddInfo(CLI::App& parent) {
   AddAttentionFlags(*app, &flags->attention, /*lists=*/true);
   AddEngineFlags(*app, &flags->engine);
   app->get_option("--model")->required(false);
+  app->final_callback([flags] {
+    if (flags->engine.model.empty() && !flags->policies) throw CLI::RequiredError("--model or --policies");
+  });
   return {app, [flags] {
             if (flags->policies) {
               return RunGroup({}, [&](const Seat&) {
@@ -215,7 +218,6 @@ Command AddInfo(CLI::App& parent) {
                 return OutputStatus();
               });
             }
-            if (flags->engine.model.empty()) return InvalidArgument("--model is required: a folder or a .gguf file (or ask for --policies)");
             // Without --load the plan is arithmetic, for any number of ranks.
             GroupOptions group = GroupOf(flags->engine);
             if (!flags->load) group.tensor_parallel_size = 1;

@@ -292,7 +292,8 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages, ctx_.device));
     params.mass = mass_.As<float>();
   }
-  const bool bounds = missing_mass_bound_ && params.selection != nullptr && step.pages.meta != nullptr &&
+  // Of policies that choose by page metadata, whatever others beside them keep: streaming turns its queries besides.
+  const bool bounds = missing_mass_bound_ && params.selection != nullptr && run.policy->Declare().min_max &&
                       selection_.slot_mask == nullptr && ctx_.device.kind == DeviceKind::kCpu;
   if (run.by_slot || bounds) {
     RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
@@ -307,7 +308,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     AttentionDecode(ctx_, params, workspace_.As<void>(), softcap_);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
-  if (bounds) BoundMissingMass(step, rows, params, run, stats);
+  if (bounds) BoundMissingMass(step, rows, inputs, run, stats);
   if (!run.by_slot && run.remembers == nullptr) return OkStatus();
   const double remember_start = NowSeconds();
   RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, inputs, run, params.mass_pages));
@@ -315,20 +316,11 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   return OkStatus();
 }
 
-void AttentionRunner::BoundMissingMass(const LayerAttention& step, const DecoderRows& rows,
-                                       const AttentionDecodeParams& params, const DecodeRun& run, AttentionStats& stats) {
-  SelectParams select;
-  select.q = params.q;
-  select.q_stride = params.q_stride;
-  select.rows = params.rows;
-  select.q_heads = q_heads_;
-  select.row_seq = params.row_seq;
-  select.row_len = params.row_len;
-  select.pages = step.pages;
-  select.table = step.table;
-  select.scale = scale_;
-  std::vector<double> sums(static_cast<size_t>(params.rows));
-  MissingMassBounds(ctx_, select, selection_, params.lse, softcap_, sums.data());
+void AttentionRunner::BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                                       const DecodeRun& run, AttentionStats& stats) {
+  std::vector<double> sums(static_cast<size_t>(run.end - run.begin));
+  MissingMassBounds(ctx_, ParamsOf(step, rows, inputs, run), selection_, lse_.As<float>() + int64_t{run.begin} * q_heads_,
+                    softcap_, sums.data());
   for (int row = run.begin; row < run.end; ++row) {
     AttentionReads bound;
     bound.bounds = q_heads_;
@@ -480,8 +472,8 @@ Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderR
   return OkStatus();
 }
 
-Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
-                               const DecodeRun& run) {
+SelectParams AttentionRunner::ParamsOf(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                                       const DecodeRun& run) const {
   SelectParams params;
   params.q = step.qkv + run.begin * qkv_width_;
   params.q_stride = qkv_width_;
@@ -494,6 +486,12 @@ Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& ro
   params.pages = step.pages;
   params.table = step.table;
   params.scale = scale_;
+  return params;
+}
+
+Status AttentionRunner::Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                               const DecodeRun& run) {
+  SelectParams params = ParamsOf(step, rows, inputs, run);
   if (HasHistory(step, run.policy)) params.history = inputs.History(step.layer) + run.begin;
   if (run.policy->Declare().queries) RETURN_IF_ERROR(replicas_.GatherQueries(&params));
 

@@ -97,8 +97,11 @@ class AttentionRunner {
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known. chunk: of the prefill chunks.
   Status RememberPrompt(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, size_t chunk);
   // Counts the bounds of what the run's selections left out; lse_ has the rows' log-sum-exps.
-  void BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const AttentionDecodeParams& params,
-                        const DecodeRun& run, AttentionStats& stats);
+  void BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
+                        AttentionStats& stats);
+  // The run's rows with this rank's own queries.
+  SelectParams ParamsOf(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                        const DecodeRun& run) const;
   // Fills selection_ for the run's rows.
   Status Select(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run);
   // On a rank without heads: nothing but its part in the gathers of those that share KV heads, in their order.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What attention policies keep of SmolLM2-135M-Instruct at 2k to 8k tokens: makes smollm2.json and smollm2.html beside this
 # script, and prints the figures of README's table "which policy when". BOOK: Pride and Prejudice as Project Gutenberg has
-# it (ebook 1342); its header and footer are left out here. An hour and a half of one core of Zen 4.
+# it (ebook 1342); its header and footer are left out here. Half an hour of an idle core of Zen 4 up to the
+# recalls; what follows took an hour and a half of a busy one.
 #
 #   tests/eval_reports/smollm2.sh BOOK [FOLDER for the evaluations' own json; those that are there are not run again]
 set -euo pipefail

@@ -98,6 +98,7 @@ TEST(CommandLine, InfoListsThePolicies) {
       EXPECT_NE(options.find(about), std::string::npos) << policy["name"] << ": " << options;
     }
   }
+  EXPECT_EQ(RunQuire({"info"}).exit_code, 2);  // a model or the list
   const ProgramResult text = RunQuire({"info", "--policies"});
   EXPECT_EQ(text.exit_code, 0);
   EXPECT_NE(text.out.find("sparq: Ribar et al., arXiv 2312.04985"), std::string::npos) << text.out;

@@ -1,5 +1,6 @@
 // The client class over a connection that is cut in mid-stream: what it hides, and what it says when it can't.
 #include "tests/rpc/client_streams.h"
+#include "tests/rpc/held_engine.h"
 #include "tests/rpc/service_fixture.h"
 #include "tests/rpc/tcp_proxy.h"
 
@@ -9,9 +10,7 @@ namespace {
 class ReconnectTest : public ServiceTest {
  protected:
   void SetUp() override {
-    EngineOptions options = Retriever();
-    options.batch_invariant = true;
-    Start(options);
+    Start(Options());
     way_ = std::make_unique<TcpProxy>(server_->address());
   }
   void TearDown() override {
@@ -19,6 +18,11 @@ class ReconnectTest : public ServiceTest {
     ServiceTest::TearDown();
   }
 
+  static EngineOptions Options() {
+    EngineOptions options = Retriever();
+    options.batch_invariant = true;
+    return options;
+  }
   static ClientStream Ask(int tokens, int n = 1, float temperature = 0) {
     ClientStream stream;
     stream.request.prompts.emplace_back().token_ids = BytePrompt(64);
@@ -54,14 +58,31 @@ TEST_F(ReconnectTest, AStreamGoesOnWithNoTokenLostOrRepeatedWhereverItIsCut) {
   EXPECT_TRUE(Eventually([&] { return Empty(); }));
 }
 
+// Steps take their time: what a fast engine makes while a client is away comes in one chunk, which leaves little to cut.
+class SlowEngine : public HeldEngine {
+ public:
+  using HeldEngine::HeldEngine;
+  Result<bool> Step() override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(4));
+    return HeldEngine::Step();
+  }
+};
+
 TEST_F(ReconnectTest, AStreamThatIsCutAgainAndAgainGoesOn) {
   const std::vector<ClientStream> streams = {Ask(500), Ask(500, 2, 1)};
   const std::vector<ClientStream> expected = Undisturbed(streams);
-  way_->CutEvery(3000);  // of some 25,000 at least
-  ClientStreams disturbed(way_->address(), streams);
+  way_.reset();
+  server_.reset();
+  StepGate gate;  // open
+  StartLoading();
+  server_->Serve(std::make_unique<SlowEngine>(MakeEngine(Options()), &gate));
+  TcpProxy way(server_->address());
+  way.CutEvery(3000);
+  ClientStreams disturbed(way.address(), streams);
   disturbed.Join();
   ExpectEqual(disturbed.results(), expected);
-  EXPECT_GE(way_->cuts(), 5);
+  EXPECT_GE(way.cuts(), 5);
+  server_.reset();  // before the gate
 }
 
 TEST_F(ReconnectTest, AServiceThatIsOutOfReachForAWhileIsWaitedFor) {

@@ -322,6 +322,12 @@ TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
   }
 
   options = OnGpu(Small(kStories));
+  options.missing_mass_bound = true;
+  status = refused(options);
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_NE(status.message().find("missing_mass_bound"), std::string::npos) << status.message();
+
+  options = OnGpu(Small(kStories));
   options.kv_cache_bytes = int64_t{1} << 30;
   EXPECT_EQ(refused(options).code(), StatusCode::kResourceExhausted);
 

@@ -180,7 +180,7 @@ TEST_F(GroupTest, AStepIsOneBroadcastTwoSumsALayerAndOneGather) {
 TEST_F(GroupTest, WhatSelectionsMayLeaveOutIsBoundedAlikeOnAnyNumberOfRanks) {
   const auto run = [](EngineOptions options, bool bound, const char* policy) {
     options.missing_mass_bound = bound;
-    options.attention = {*AttentionSpec::Parse(policy)};
+    options.attention = {*AttentionSpec::Parse(policy), {"quest", {{"token_budget", "48"}}}};  // which keeps page metadata
     auto engine = MakeEngine(options);
     GenerationRequest request = Greedy(Ids(90, 1), 6);
     Collector collector;
@@ -207,7 +207,9 @@ TEST_F(GroupTest, WhatSelectionsMayLeaveOutIsBoundedAlikeOnAnyNumberOfRanks) {
   EXPECT_LT(one.missing_mass_bound(), 1);
   EXPECT_EQ(run(Gqa(), false, policy).first.bounds, 0);
   EXPECT_EQ(run(Gqa(), true, "dense").first.bounds, 0);
-  EXPECT_EQ(run(Gqa(), true, "sparq:token_budget=48:dense_layers=1").first.bounds, 0);  // keeps no page metadata
+  for (const char* other : {"sparq:token_budget=48:dense_layers=1", "streaming:token_budget=48:dense_layers=1"}) {
+    EXPECT_EQ(run(Gqa(), true, other).first.bounds, 0) << other;  // they don't choose by page metadata
+  }
   for (const int size : {2, 3, 4, 9}) {
     TestRanks ranks(size);
     const AttentionReads many = run(ranks.Options(Gqa()), true, policy).first;
