@@ -29,7 +29,9 @@ struct AttentionDecodeParams {
   PageTableView table;
   const SelectionView* selection = nullptr;  // null: all pages (dense)
   float scale = 1.0f;
-  int window = 0;  // > 0: only the last `window` of the row_len tokens
+  // Query heads of a KV head in the whole model, where this call has a part of them: bits follow them, and not the number
+  // that is here. 0: all are here.
+  int model_group = 0;
   // Attention mass out, nullable: [rows][kv_heads][mass_pages] of logical pages, normalised by the final log-sum-exp and
   // summed over the query group; pages that were not read get 0.
   float* mass = nullptr;
@@ -40,13 +42,14 @@ struct AttentionDecodeParams {
 
 // Scratch bytes that AttentionDecode needs for these sizes (from rows, heads, dims and lengths only).
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params);  // on the CPU
-size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params);
+size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params, const ModelMod& mod = {});
 
 // workspace: at least AttentionDecodeWorkspace bytes, 64-byte aligned. Never allocates.
-// Compiled for IdentityMod and SoftCapMod, on the CPU; other Mods through kernels/flex_attention.h.
+// A row is the query at position row_len − 1. Compiled for PlainMod and SoftCapMod, on the CPU; other Mods through
+// kernels/flex_attention.h.
 template <typename Mod>
 void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, const Mod& mod, void* workspace);
-// On the context's device. softcap > 0: scores become softcap · tanh(score / softcap).
-void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace, float softcap = 0);
+// On the context's device.
+void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace, const ModelMod& mod = {});
 
 }  // namespace quire

@@ -8,13 +8,13 @@
 namespace quire {
 
 struct AttentionSinksParams {
-  // rows, lengths, pages and outputs; q is for the window. selection, mass: null. window: the last tokens that a row
-  // sees, at least 1. longest: as there.
+  // rows, lengths, pages and outputs; q is for the window. selection, mass: null.
   AttentionDecodeParams decode;
   const float* q_sinks = nullptr;  // [rows][q_heads][k_dim], row stride q_sinks_stride; for the sinks
   int64_t q_sinks_stride = 0;
   float softcap = 0;  // > 0: scores become softcap · tanh(score / softcap)
-  int sinks = 0;  // the first tokens; sinks + window ≤ every row's length
+  int sinks = 0;   // the first tokens
+  int window = 1;  // the last tokens that a row sees; sinks + window ≤ every row's length
 };
 
 size_t AttentionSinksWorkspace(const Context& ctx, const AttentionSinksParams& params);

@@ -33,10 +33,10 @@ struct PrefillMassParams {
 };
 
 size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params);
-// Compiled for IdentityMod and SoftCapMod, on the CPU.
+// Compiled for PlainMod and SoftCapMod, on the CPU.
 template <typename Mod>
 void PrefillMass(const Context& ctx, const PrefillMassParams& params, const Mod& mod, void* workspace);
-// On the context's device; by_token on the CPU alone. softcap > 0: of the attention that gave the log-sum-exps.
-void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, float softcap = 0);
+// On the context's device; by_token on the CPU alone. mod: of the attention that gave the log-sum-exps.
+void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, const ModelMod& mod = {});
 
 }  // namespace quire

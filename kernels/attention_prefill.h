@@ -31,16 +31,15 @@ struct AttentionPrefillParams {
   LayerPages pages;
   PageTableView table;
   float scale = 1.0f;
-  int window = 0;  // > 0: row at position p sees (p − window, p]
   // At least the chunks' rows together, for a GPU, whose arrays the host can't read. The CPU looks itself.
   int64_t rows = 0;
 };
 
 size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params);
-// Compiled for IdentityMod and SoftCapMod, on the CPU; other Mods through kernels/flex_attention.h.
+// Compiled for PlainMod and SoftCapMod, on the CPU; other Mods through kernels/flex_attention.h.
 template <typename Mod>
 void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, const Mod& mod, void* workspace);
-// On the context's device. softcap > 0: scores become softcap · tanh(score / softcap).
-void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace, float softcap = 0);
+// On the context's device.
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace, const ModelMod& mod = {});
 
 }  // namespace quire

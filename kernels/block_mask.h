@@ -111,6 +111,7 @@ struct BlockedMask {
   QUIRE_HOST_DEVICE bool operator()(int seq, int head, int64_t q_idx, int64_t kv_idx) const {
     return mask(seq, head, q_idx, kv_idx);
   }
+  QUIRE_HOST_DEVICE int64_t FirstKey(int64_t q_idx) const { return internal::FirstKeyOf(mask, q_idx); }
   QUIRE_HOST_DEVICE MaskState State(int seq, int head, const MaskRange& r) const { return blocks.State(seq, head, r); }
 };
 template <class Mask>

@@ -9,14 +9,17 @@
 // A row sees its own and earlier positions, and of those what the mask leaves; a mask with `kSeesFuture = true` is taken
 // at its word and sees all keys up to the chunk's end (prefill; in decode there are no later ones).
 //
-// A mask may say three things more: `kPerHead = false` (no head differs, so one test serves all), kSeesFuture, and
+// A mask may say more, and is asked less for it: `kPerHead = false` (no head differs, so one test serves all);
+// FirstKey(q_idx), before which no key is seen, so that kernels begin there (in [0, q_idx + 1], never less for a later
+// query); `kIsRun = true` (all keys from FirstKey, or 0, to the query's own are seen, so that none is tested); and
 // State(seq, head, range), which tells whole ranges masked or open without a test; BlockMask (block_mask.h) makes that
 // table for masks that can't. Functors are copied, pointers in them must be valid where the kernel runs; thread safe if
-// they are. On a GPU operator() is marked QUIRE_HOST_DEVICE.
+// they are. On a GPU their functions are marked QUIRE_HOST_DEVICE.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #ifdef __CUDACC__
@@ -93,6 +96,7 @@ ThenScore<First, Second> Then(First first, Second second) {
 
 struct NoMaskMod {
   static constexpr bool kPerHead = false;
+  static constexpr bool kIsRun = true;
   QUIRE_HOST_DEVICE bool operator()(int, int, int64_t, int64_t) const { return true; }
   QUIRE_HOST_DEVICE MaskState State(int, int, const MaskRange&) const { return MaskState::kOpen; }
 };
@@ -100,6 +104,7 @@ struct NoMaskMod {
 // Said aloud; rows are causal without it unless another mask sees the future.
 struct CausalMask {
   static constexpr bool kPerHead = false;
+  static constexpr bool kIsRun = true;
   QUIRE_HOST_DEVICE bool operator()(int, int, int64_t q_idx, int64_t kv_idx) const { return kv_idx <= q_idx; }
   QUIRE_HOST_DEVICE MaskState State(int, int, const MaskRange& r) const {
     return r.kv_end <= r.q_begin + 1 ? MaskState::kOpen
@@ -108,10 +113,13 @@ struct CausalMask {
   }
 };
 
-// A row sees itself and the window − 1 positions before it.
+// A row sees itself and the window − 1 positions before it: Mistral's (arXiv 2310.06825, section 2) and Gemma's layers.
 struct WindowMask {
-  int64_t window;
+  static constexpr int64_t kAll = std::numeric_limits<int64_t>::max();
+  int64_t window = kAll;  // ≥ 1
   static constexpr bool kPerHead = false;
+  static constexpr bool kIsRun = true;
+  QUIRE_HOST_DEVICE int64_t FirstKey(int64_t q_idx) const { return q_idx >= window ? q_idx - window + 1 : 0; }
   QUIRE_HOST_DEVICE bool operator()(int, int, int64_t q_idx, int64_t kv_idx) const {
     return kv_idx <= q_idx && q_idx - kv_idx < window;
   }
@@ -168,6 +176,20 @@ constexpr bool MaskSeesFuture() {
   if constexpr (requires { M::kSeesFuture; }) return M::kSeesFuture;
   return false;
 }
+// True where a row's keys are those from FirstKey to its own.
+template <class M>
+constexpr bool MaskIsRun() {
+  if constexpr (requires { M::kIsRun; }) return M::kIsRun;
+  return false;
+}
+template <class M>
+QUIRE_HOST_DEVICE int64_t FirstKeyOf(const M& mask, int64_t q_idx) {
+  if constexpr (requires { mask.FirstKey(q_idx); }) {
+    return mask.FirstKey(q_idx);
+  } else {
+    return 0;
+  }
+}
 template <class M>
 QUIRE_HOST_DEVICE MaskState StateOf(const M& mask, int seq, int head, const MaskRange& range) {
   if constexpr (requires { mask.State(seq, head, range); }) {
@@ -186,8 +208,13 @@ struct AndMask {
   B b;
   static constexpr bool kPerHead = internal::MaskPerHead<A>() || internal::MaskPerHead<B>();
   static constexpr bool kSeesFuture = internal::MaskSeesFuture<A>() || internal::MaskSeesFuture<B>();
+  static constexpr bool kIsRun = internal::MaskIsRun<A>() && internal::MaskIsRun<B>();
   QUIRE_HOST_DEVICE bool operator()(int seq, int head, int64_t q_idx, int64_t kv_idx) const {
     return a(seq, head, q_idx, kv_idx) && b(seq, head, q_idx, kv_idx);
+  }
+  QUIRE_HOST_DEVICE int64_t FirstKey(int64_t q_idx) const {
+    const int64_t x = internal::FirstKeyOf(a, q_idx), y = internal::FirstKeyOf(b, q_idx);
+    return x > y ? x : y;
   }
   QUIRE_HOST_DEVICE MaskState State(int seq, int head, const MaskRange& r) const {
     const MaskState x = internal::StateOf(a, seq, head, r);
@@ -208,8 +235,13 @@ struct OrMask {
   B b;
   static constexpr bool kPerHead = internal::MaskPerHead<A>() || internal::MaskPerHead<B>();
   static constexpr bool kSeesFuture = internal::MaskSeesFuture<A>() || internal::MaskSeesFuture<B>();
+  static constexpr bool kIsRun = internal::MaskIsRun<A>() && internal::MaskIsRun<B>();
   QUIRE_HOST_DEVICE bool operator()(int seq, int head, int64_t q_idx, int64_t kv_idx) const {
     return a(seq, head, q_idx, kv_idx) || b(seq, head, q_idx, kv_idx);
+  }
+  QUIRE_HOST_DEVICE int64_t FirstKey(int64_t q_idx) const {
+    const int64_t x = internal::FirstKeyOf(a, q_idx), y = internal::FirstKeyOf(b, q_idx);
+    return x < y ? x : y;
   }
   QUIRE_HOST_DEVICE MaskState State(int seq, int head, const MaskRange& r) const {
     const MaskState x = internal::StateOf(a, seq, head, r);
@@ -230,11 +262,11 @@ struct FlexMod {
   ScoreMod score = {};
   MaskMod mask = {};
 
-  static constexpr bool kHasScore = !std::is_same_v<ScoreMod, NoScoreMod>;
-  static constexpr bool kHasMask = !std::is_same_v<MaskMod, NoMaskMod>;
-  static constexpr bool kIsIdentity = !kHasScore && !kHasMask;
   static constexpr bool kPerHead = internal::MaskPerHead<MaskMod>();
   static constexpr bool kSeesFuture = internal::MaskSeesFuture<MaskMod>();
+  static constexpr bool kHasScore = !std::is_same_v<ScoreMod, NoScoreMod>;
+  static constexpr bool kHasMask = kSeesFuture || !internal::MaskIsRun<MaskMod>();  // FirstKey doesn't say it all
+  static constexpr bool kIsIdentity = !kHasScore && !kHasMask;  // of the keys from FirstKey on
 
   QUIRE_HOST_DEVICE float Score(float s, int seq, int head, int64_t q_idx, int64_t kv_idx) const {
     return score(s, seq, head, q_idx, kv_idx);
@@ -242,6 +274,7 @@ struct FlexMod {
   QUIRE_HOST_DEVICE bool Mask(int seq, int head, int64_t q_idx, int64_t kv_idx) const {
     return mask(seq, head, q_idx, kv_idx);
   }
+  QUIRE_HOST_DEVICE int64_t FirstKey(int64_t q_idx) const { return internal::FirstKeyOf(mask, q_idx); }
   QUIRE_HOST_DEVICE MaskState State(int seq, int head, const MaskRange& range) const {
     return internal::StateOf(mask, seq, head, range);
   }
@@ -264,9 +297,21 @@ FlexMod<NoScoreMod, MaskMod> FlexMask(MaskMod mask) {
   return {{}, mask};
 }
 
-// The two that the library has compiled, for every target: plain attention, in which a Mod compiles to nothing, and the
-// soft cap of model families. Others are compiled where they are used (flex_attention.h).
-using IdentityMod = FlexMod<NoScoreMod, NoMaskMod>;
-using SoftCapMod = FlexMod<SoftCap, NoMaskMod>;
+// The two that the library has compiled, for every target: scores as they are, and with the soft cap of model families,
+// both through a window or without one. Others are compiled where they are used (flex_attention.h).
+using PlainMod = FlexMod<NoScoreMod, WindowMask>;
+using SoftCapMod = FlexMod<SoftCap, WindowMask>;
+
+// What a model's layers ask for, by numbers.
+struct ModelMod {
+  float softcap = 0;  // > 0: SoftCap
+  int window = 0;     // > 0: WindowMask
+};
+// run(mod) with the one of the two that these numbers make.
+template <typename Run>
+auto WithModelMod(const ModelMod& m, Run&& run) {
+  const WindowMask mask{m.window > 0 ? m.window : WindowMask::kAll};
+  return m.softcap > 0 ? run(SoftCapMod{{m.softcap}, mask}) : run(PlainMod{{}, mask});
+}
 
 }  // namespace quire

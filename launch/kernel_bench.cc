@@ -400,7 +400,7 @@ void PolicyBench::AddWhole(Step* step) {
 
 Status PolicyBench::AddSinks(const AttentionDecodeParams& decode, const SinkWindow& window, Timed* attention) {
   AttentionSinksParams sinks{decode, decode.q, decode.q_stride, 0, window.sinks};
-  sinks.decode.window = window.window;
+  sinks.window = window.window;
   ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(AttentionSinksWorkspace(ctx_, sinks)));
   attention->run = [this, sinks, workspace] { AttentionDecodeSinks(ctx_, sinks, workspace); };
   return OkStatus();
@@ -494,7 +494,7 @@ Status PolicyBench::AddRememberedSlots(const AttentionPolicy& policy, const Atte
     for (int row = 0; row < rows; ++row) {
       mass.chunk = {row, row, 1, static_cast<int32_t>(mass.mass_pages) - 1};
       mass.mass = masses + row * row_floats;
-      PrefillMass(ctx_, mass, workspace, 0);
+      PrefillMass(ctx_, mass, workspace);
     }
     const int heads = options_.format.kv_heads;
     ctx_.pool->ParallelFor(int64_t{rows} * heads, [&](int64_t list, int) {

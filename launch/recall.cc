@@ -74,7 +74,7 @@ void RecallRecorder::OnSelect(const SelectParams& params, const SelectionView& s
   for (const AttentionDecodeParams* call : {&dense, &chosen}) {
     status_ = workspace_.Reserve(AttentionDecodeWorkspace(*call));
     if (!status_.ok()) return;
-    AttentionDecode(ctx, *call, workspace_.As<void>(), softcap_);
+    AttentionDecode(ctx, *call, workspace_.As<void>(), {.softcap = softcap_});
   }
   for (int row = 0; row < params.rows; ++row) {
     for (int head = 0; head < format.kv_heads; ++head) AddStep(params, selection, row, head, mass_pages);

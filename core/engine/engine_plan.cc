@@ -137,9 +137,9 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
     decode.row_seq = row_seq.data();
     decode.row_len = row_len.data();
     decode.table.format = format;
-    decode.window = window;
+    decode.model_group = config.q_heads / config.kv_heads;
     decode.longest = static_cast<int32_t>(length);
-    workspace = std::max(workspace, AttentionDecodeWorkspace(ctx, decode));
+    workspace = std::max(workspace, AttentionDecodeWorkspace(ctx, decode, {.window = window}));
     const auto remembers = [&](const auto& policy) {
       return policy->Declare().mass && RemembersLayer(*policy, config.layers - 1, format.page_size);
     };

@@ -89,6 +89,7 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
   runner.q_heads_ = static_cast<int>(plan.q_heads.size());
   runner.kv_heads_ = static_cast<int>(plan.kv_heads.size());
   runner.head_dim_ = config.head_dim;
+  runner.model_group_ = config.q_heads / config.kv_heads;
   runner.qkv_width_ = int64_t{runner.q_heads_ + 2 * runner.kv_heads_} * config.head_dim;
   runner.scale_ = config.attention_scale();
   runner.softcap_ = config.attention_softcap;
@@ -285,8 +286,8 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   params.pages = step.pages;
   params.table = step.table;
   params.selection = run.policy != nullptr && !run.overwrites ? &selection_ : nullptr;
+  params.model_group = model_group_;
   params.scale = scale_;
-  params.window = step.window;
   if (run.remembers != nullptr) {
     params.mass_pages = (params.longest + step.table.format.page_size - 1) / step.table.format.page_size;
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages, ctx_.device));
@@ -304,8 +305,9 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   if (window.window > 0) {
     RETURN_IF_ERROR(AttendSinks(step, params, run, window));
   } else {
-    RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(ctx_, params), ctx_.device));
-    AttentionDecode(ctx_, params, workspace_.As<void>(), softcap_);
+    const ModelMod mod{softcap_, step.window};
+    RETURN_IF_ERROR(workspace_.Reserve(AttentionDecodeWorkspace(ctx_, params, mod), ctx_.device));
+    AttentionDecode(ctx_, params, workspace_.As<void>(), mod);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
   if (bounds) BoundMissingMass(step, rows, inputs, run, stats);
@@ -392,8 +394,8 @@ Status AttentionRunner::AttendSinks(const LayerAttention& step, const AttentionD
   AttentionSinksParams params;
   params.decode = decode;
   params.decode.selection = nullptr;
-  params.decode.window = window.window;
   params.sinks = window.sinks;
+  params.window = window.window;
   params.q_sinks = decode.q;
   params.q_sinks_stride = decode.q_stride;
   params.softcap = softcap_;
@@ -446,7 +448,7 @@ PrefillMassParams AttentionRunner::MassParams(const LayerAttention& step) {
 
 Status AttentionRunner::Mass(const PrefillMassParams& params) {
   RETURN_IF_ERROR(workspace_.Reserve(PrefillMassWorkspace(ctx_, params), ctx_.device));
-  PrefillMass(ctx_, params, workspace_.As<void>(), softcap_);
+  PrefillMass(ctx_, params, workspace_.As<void>(), {.softcap = softcap_});
   return OkStatus();
 }
 
@@ -543,14 +545,13 @@ Status AttentionRunner::RunPrefill(const LayerAttention& step, const DecoderRows
   params.pages = step.pages;
   params.table = step.table;
   params.scale = scale_;
-  params.window = step.window;
   if (any_remembers) {
     RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_, ctx_.device));
     params.lse = lse_.As<float>();
   }
   for (const PrefillChunk& chunk : chunks) params.rows += chunk.rows;
   RETURN_IF_ERROR(workspace_.Reserve(AttentionPrefillWorkspace(ctx_, params), ctx_.device));
-  AttentionPrefill(ctx_, params, workspace_.As<void>(), softcap_);
+  AttentionPrefill(ctx_, params, workspace_.As<void>(), {softcap_, step.window});
   for (size_t i = 0; i < rows.prefill.size(); ++i) {
     if (remembers(i)) RETURN_IF_ERROR(RememberPrompt(step, rows, inputs, i));
   }

@@ -110,6 +110,7 @@ class AttentionRunner {
   Context ctx_;
   int layers_ = 0;
   int q_heads_ = 0, kv_heads_ = 0, head_dim_ = 0;  // local
+  int model_group_ = 1;  // query heads of a KV head, in the whole model
   int64_t qkv_width_ = 0;
   float scale_ = 1.0f, softcap_ = 0.0f;  // softcap_ 0: none
   int64_t max_length_ = 0;

@@ -388,7 +388,9 @@ struct TaskPlace {
   int64_t record;
   DecodeList list;
 
-  static TaskPlace Of(const AttentionDecodeParams& p, const DecodeWorkspace& w, int kv_block, int64_t task) {
+  template <class Mod>
+  static TaskPlace Of(const AttentionDecodeParams& p, const DecodeWorkspace& w, int kv_block, int64_t task,
+                      const Mod& mod) {
     const int blocks = (p.table.format.kv_heads + kv_block - 1) / kv_block;
     TaskPlace at;
     at.record = task / blocks;
@@ -396,7 +398,7 @@ struct TaskPlace {
         static_cast<int>(std::upper_bound(w.first_record, w.first_record + p.rows, at.record) - w.first_record) - 1;
     at.chunk = static_cast<int>(at.record - w.first_record[at.row]);
     at.kv_begin = static_cast<int>(task % blocks) * kv_block;
-    at.list = DecodeList::Create(p, at.row, at.kv_begin);
+    at.list = DecodeList::Create(p, at.row, at.kv_begin, mod);
     return at;
   }
 };
@@ -408,7 +410,7 @@ void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const Dec
                int64_t task, int64_t next, const Mod& mod) {
   const PageFormat& f = p.table.format;
   const int group = p.q_heads / f.kv_heads;
-  const auto [row, chunk, kv_begin, record, list] = TaskPlace::Of(p, w, kv_block, task);
+  const auto [row, chunk, kv_begin, record, list] = TaskPlace::Of(p, w, kv_block, task, mod);
   ChunkHeads<T> c;
   c.kv_begin = kv_begin;
   c.kv_end = std::min(c.kv_begin + kv_block, f.kv_heads);
@@ -431,7 +433,7 @@ void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const Dec
   c.k = static_cast<const T*>(p.pages.k);
   c.v = static_cast<const T*>(p.pages.v);
   if (next >= 0) {
-    const TaskPlace then = TaskPlace::Of(p, w, kv_block, next);
+    const TaskPlace then = TaskPlace::Of(p, w, kv_block, next, mod);
     const int32_t* ids = p.table.page_ids + p.table.page_begin[p.row_seq[then.row]];
     const int first = then.chunk * plan.chunk_pages;
     for (int i = 0; i < kDecodeGroup && first + i < then.list.count; ++i) {
@@ -447,9 +449,10 @@ void ChunkTask(const AttentionDecodeParams& p, const DecodePlan& plan, const Dec
 template <class Mod>
 void Decode(const Context& ctx, const AttentionDecodeParams& p, const Mod& mod, void* workspace) {
   const PageFormat& f = p.table.format;
-  const DecodePlan plan = DecodePlan::Create(f, p.q_heads / f.kv_heads);
+  const DecodePlan plan = DecodePlan::Create(p);
   DecodeWorkspace w;
-  DecodeWorkspace::Layout(p, plan, true, workspace, &w);
+  DecodeWorkspace::Layout(
+      p, plan, [&](int row) { return DecodeWorkspace::ListedPages(p, row, mod); }, workspace, &w);
   VisitFloatDType(f.dtype, [&](auto t) {
     const int64_t records = w.first_record[p.rows];
     // Where masks differ between heads, a page is skipped head by head.
@@ -468,7 +471,7 @@ void Decode(const Context& ctx, const AttentionDecodeParams& p, const Mod& mod, 
     const int row = static_cast<int>(i / f.kv_heads), kv_head = static_cast<int>(i % f.kv_heads);
     const float* records = w.records + (w.first_record[row] * f.kv_heads + kv_head) * plan.record_floats;
     const float* sums = p.mass == nullptr ? nullptr : w.page_sums + w.first_page[row] * p.q_heads;
-    Merge(p, plan, DecodeList::Create(p, row, kv_head), row, kv_head, records, plan.record_floats * f.kv_heads, sums);
+    Merge(p, plan, DecodeList::Create(p, row, kv_head, mod), row, kv_head, records, plan.record_floats * f.kv_heads, sums);
   });
 }
 

@@ -14,7 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 
-void DecodeIdentity(const Context& ctx, const AttentionDecodeParams& params, const IdentityMod& mod, void* workspace) {
+void DecodeIdentity(const Context& ctx, const AttentionDecodeParams& params, const PlainMod& mod, void* workspace) {
   decode::Decode(ctx, params, mod, workspace);
 }
 
@@ -28,7 +28,7 @@ namespace quire {
 HWY_EXPORT(DecodeIdentity);
 
 template <>
-void AttentionDecode<IdentityMod>(const Context& ctx, const AttentionDecodeParams& params, const IdentityMod& mod,
+void AttentionDecode<PlainMod>(const Context& ctx, const AttentionDecodeParams& params, const PlainMod& mod,
                                   void* workspace) {
   if (params.rows == 0) return;
   CHECK_EQ(params.q_heads % params.table.format.kv_heads, 0);

@@ -1,7 +1,6 @@
 // How decode attention cuts its work: pure arithmetic on sizes, lengths and list lengths, and the layout of the
 // workspace. The kernel only obeys it. Nothing here depends on the batch, the threads or the number of local heads,
-// except for which task does what. (One exception: whole bf16 pages go through AMX tiles only for groups of three heads
-// and more, so a rank that holds a part of a smaller group may round differently there.)
+// except for which task does what.
 #pragma once
 
 #include <algorithm>
@@ -30,20 +29,23 @@ struct DecodePlan {
   int page_slots = 1;         // page_size rounded up to a word of V
   int chunk_slots = 1;        // chunk_pages * page_slots, padded to 16
   int pass_heads = 1;         // query heads that a pass serves
-  bool tiles = false;         // whole bf16 pages go through AMX tiles
+  bool tiles = false;         // whole bf16 pages go through AMX tiles, by the model's group whatever part of it is here
   int64_t record_floats = 0;  // a chunk's partial result: [q heads of the KV head][2] max and sum, then [..][v_dim]
 
   static int PadSlots(int slots) { return (slots + 15) / 16 * 16; }
 
-  static DecodePlan Create(const PageFormat& f, int group) {
+  static DecodePlan Create(const AttentionDecodeParams& p) {
+    const PageFormat& f = p.table.format;
+    const int group = p.q_heads / f.kv_heads;
+    const auto pass = [&](int heads) { return std::min({heads, kDecodeHeadsPerPass, kDecodeStackChannels / f.k_dim}); };
     DecodePlan plan;
     plan.chunk_pages = std::max(1, kDecodeChunkTokens / f.page_size);
     plan.page_slots = (f.page_size + f.word - 1) / f.word * f.word;
     plan.chunk_slots = PadSlots(plan.chunk_pages * plan.page_slots);
     CHECK_LE(f.k_dim, kDecodeStackChannels);
-    plan.pass_heads = std::min({group, kDecodeHeadsPerPass, kDecodeStackChannels / f.k_dim});
-    plan.tiles = f.dtype == DType::kBF16 && HasAmx() && AmxShapeFits(plan.pass_heads, f.page_size, f.k_dim, f.v_dim) &&
-                 f.page_size <= kDecodeChunkTokens;
+    plan.pass_heads = pass(group);
+    plan.tiles = f.dtype == DType::kBF16 && HasAmx() && f.page_size <= kDecodeChunkTokens &&
+                 AmxShapeFits(pass(std::max(group, p.model_group)), f.page_size, f.k_dim, f.v_dim);
     plan.record_floats = int64_t{group} * (f.v_dim + 2);
     return plan;
   }
@@ -72,11 +74,12 @@ struct DecodeList {
   int64_t first_pos = 0;  // visible positions: [first_pos, length)
   int64_t length = 0;
 
-  static DecodeList Create(const AttentionDecodeParams& p, int row, int kv_head) {
+  template <class Mod>
+  static DecodeList Create(const AttentionDecodeParams& p, int row, int kv_head, const Mod& mod) {
     const PageFormat& f = p.table.format;
     DecodeList list;
     list.length = p.row_len[row];
-    list.first_pos = p.window > 0 ? std::max<int64_t>(0, list.length - p.window) : 0;
+    list.first_pos = list.length > 0 ? mod.FirstKey(list.length - 1) : 0;
     const int first = static_cast<int>(list.first_pos / f.page_size);
     const int end = static_cast<int>((list.length + f.page_size - 1) / f.page_size);
     if (p.selection == nullptr) {
@@ -126,10 +129,57 @@ struct DecodeWorkspace {
   float* page_sums = nullptr;
   float* scores = nullptr;
 
-  // Fills the index arrays and the pointers. exact: chunks by the lists' counts; else the most the lengths allow.
-  // Returns the bytes taken; with a null workspace only counts them.
-  static size_t Layout(const AttentionDecodeParams& p, const DecodePlan& plan, bool exact, void* workspace,
-                       DecodeWorkspace* out);
+  // Fills the index arrays and the pointers. most_pages(row): of its lists, over KV heads. Returns the bytes taken; with a
+  // null workspace only counts them.
+  template <class MostPages>
+  static size_t Layout(const AttentionDecodeParams& p, const DecodePlan& plan, const MostPages& most_pages, void* workspace,
+                       DecodeWorkspace* out) {
+    const PageFormat& f = p.table.format;
+    int64_t records = 0, pages = 0;
+    auto* index = static_cast<int64_t*>(workspace);
+    const int64_t rows = p.rows;
+    for (int row = 0; row < p.rows; ++row) {
+      if (index != nullptr) {
+        index[row] = records;
+        index[rows + 1 + row] = pages;
+      }
+      const int64_t most = most_pages(row);
+      records += plan.Chunks(most);
+      pages += most;
+    }
+    const auto align = [](size_t bytes) { return (bytes + 63) / 64 * 64; };
+    size_t bytes = align(sizeof(int64_t) * 2 * static_cast<size_t>(rows + 1));
+    const auto take = [&](int64_t floats) {
+      float* at = workspace == nullptr ? nullptr : reinterpret_cast<float*>(static_cast<char*>(workspace) + bytes);
+      bytes += align(sizeof(float) * static_cast<size_t>(floats));
+      return at;
+    };
+    DecodeWorkspace w;
+    w.records = take(records * f.kv_heads * plan.record_floats);
+    w.page_sums = take(p.mass == nullptr ? 0 : pages * p.q_heads);
+    w.scores = take(plan.ScoresOnStack() ? 0 : 2 * records * f.kv_heads * kDecodeHeadsPerPass * plan.chunk_slots);
+    if (index != nullptr) {
+      index[rows] = records;
+      index[2 * rows + 1] = pages;
+      w.first_record = index;
+      w.first_page = index + rows + 1;
+      *out = w;
+    }
+    return bytes;
+  }
+  // Pages of the row's length, whatever is listed of them.
+  static int64_t LengthPages(const AttentionDecodeParams& p, int row) {
+    const int page_size = p.table.format.page_size;
+    return (int64_t{p.row_len[row]} + page_size - 1) / page_size;
+  }
+  // Listed ones.
+  template <class Mod>
+  static int64_t ListedPages(const AttentionDecodeParams& p, int row, const Mod& mod) {
+    if (p.selection == nullptr) return DecodeList::Create(p, row, 0, mod).count;
+    const int kv_heads = p.table.format.kv_heads;
+    const int32_t* counts = p.selection->counts + int64_t{row} * kv_heads;
+    return std::min<int64_t>(*std::max_element(counts, counts + kv_heads), LengthPages(p, row));
+  }
 };
 
 }  // namespace quire

@@ -114,6 +114,8 @@ void Tile(const PrefillMassParams& p, const int32_t* ids, const MassScratch& w, 
           if (!mod.Mask(p.chunk.seq, head_of(r), position(r), begin + block + i)) s[i] = prefill::kMinusInf;
         }
       }
+      const auto first = static_cast<int>(std::clamp<int64_t>(mod.FirstKey(position(r)) - begin - block, 0, end));
+      std::fill(s, s + first, prefill::kMinusInf);
       Weigh(s, scale, lse, end);
       float* mass = p.mass + (int64_t{row} * f.kv_heads + kv_head) * p.mass_pages;
       for (int i = 0; i < end;) {

@@ -16,7 +16,7 @@ HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 
-void MassIdentity(const Context& ctx, const PrefillMassParams& params, const IdentityMod& mod, void* workspace) {
+void MassIdentity(const Context& ctx, const PrefillMassParams& params, const PlainMod& mod, void* workspace) {
   mass::Mass(ctx, params, mod, workspace);
 }
 void MassSoftCap(const Context& ctx, const PrefillMassParams& params, const SoftCapMod& mod, void* workspace) {
@@ -46,7 +46,7 @@ size_t cpu::PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& pa
 }
 
 template <>
-void PrefillMass<IdentityMod>(const Context& ctx, const PrefillMassParams& params, const IdentityMod& mod,
+void PrefillMass<PlainMod>(const Context& ctx, const PrefillMassParams& params, const PlainMod& mod,
                               void* workspace) {
   if (params.chunk.rows == 0) return;
   CheckMass(params, workspace);

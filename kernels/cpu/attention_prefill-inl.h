@@ -233,9 +233,7 @@ void Tile(const AttentionPrefillParams& p, const PrefillTile& tile, float* scrat
   const int group = p.q_heads / f.kv_heads;
   const int count = tile.count;
   const auto position = [&](int i) HWY_ATTR { return int64_t{chunk.start_pos} + (tile.first + i) / group; };
-  const auto first_visible = [&](int i) HWY_ATTR {
-    return p.window > 0 ? std::max<int64_t>(0, position(i) - p.window + 1) : int64_t{0};
-  };
+  const auto first_visible = [&](int i) HWY_ATTR { return mod.FirstKey(position(i)); };
   for (int i = 0; i < count; ++i) {
     const int64_t row = chunk.first_row + (tile.first + i) / group;
     const int head = tile.kv_head * group + (tile.first + i) % group;
@@ -264,7 +262,7 @@ void Tile(const AttentionPrefillParams& p, const PrefillTile& tile, float* scrat
       return static_cast<int>(std::max<int64_t>(0, first_visible(i) - block));
     };
     const int keys = keys_of(r1 - 1);
-    uint64_t seen = kAllKeys;
+    uint64_t seen = KeyBits(first_of(r0), keys);
     bool tested = false;
     uint64_t bits[Mod::kHasMask ? kPrefillTileRows : 1];
     if constexpr (Mod::kHasMask) {

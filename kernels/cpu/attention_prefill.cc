@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 
-void PrefillIdentity(const Context& ctx, const AttentionPrefillParams& params, const IdentityMod& mod, void* workspace) {
+void PrefillIdentity(const Context& ctx, const AttentionPrefillParams& params, const PlainMod& mod, void* workspace) {
   prefill::Prefill(ctx, params, mod, workspace);
 }
 
@@ -33,7 +33,7 @@ size_t cpu::AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefill
 }
 
 template <>
-void AttentionPrefill<IdentityMod>(const Context& ctx, const AttentionPrefillParams& params, const IdentityMod& mod,
+void AttentionPrefill<PlainMod>(const Context& ctx, const AttentionPrefillParams& params, const PlainMod& mod,
                                    void* workspace) {
   if (params.num_chunks == 0) return;
   CHECK_EQ(params.q_heads % params.table.format.kv_heads, 0);

@@ -1,79 +1,14 @@
-// How decode attention is cut, the merge of chunks, and plain attention as it is called without a Mod. The kernels are in
-// attention_decode_plain.cuh and attention_decode_mma.cuh.
+// How decode attention is cut, and plain attention as it is called without a Mod. The kernels are in
+// attention_decode_plain.cuh, attention_decode_mma.cuh and attention_decode_merge.cuh.
 #include "kernels/cuda/attention_decode.h"
 
 #include "kernels/cuda/flex_attention.cuh"
 
 namespace quire::cuda {
 
-extern template Status LaunchTensorDecode<IdentityMod>(Stream, const ModDecodeArgs<IdentityMod>&);  // attention_decode_mma.cu
+extern template Status LaunchTensorDecode<PlainMod>(Stream, const ModDecodeArgs<PlainMod>&);  // attention_decode_mma.cu
 
 namespace {
-
-// Chunks of a (row, head) into one, in order.
-struct MergeDecodeKernel {
-  using Params = DecodeArgs;
-  static constexpr const char* kName = "decode_merge";
-  static constexpr int kMaxThreads = 128;
-  static constexpr int kMinBlocks = 4;
-  struct Layout {
-    float scratch[kMaxThreads / simt::kWarpSize];
-    float weights[kMaxThreads];
-  };
-
-  QUIRE_DEVICE static void Run(const DecodeArgs& a) {
-    auto& s = simt::Shared<Layout>();
-    const PageFormat& f = a.p.table.format;
-    const int group = a.p.q_heads / f.kv_heads;
-    const int head = simt::BlockX(), row = simt::BlockY(), kv_head = head / group;
-    const PageList list = ListOf(a, row, kv_head);
-    if (list.count > a.most_pages) return;
-    const int chunks = ChunkOf(a, list, 0).chunks;
-    const float* first = RecordOf(a, row, kv_head, 0);
-    const float* stats = first + head % group * 2;
-    const float* sums = first + group * 2 + head % group * f.v_dim;
-    float max = MinusInfinity();
-    for (int i = simt::ThreadIndex(); i < chunks; i += kMaxThreads) {
-      const float x = stats[i * a.c.record_floats];
-      max = x > max ? x : max;
-    }
-    max = simt::WarpMax(max);
-    if (simt::Lane() == 0) s.scratch[simt::Warp()] = max;
-    simt::SyncThreads();
-    for (int w = 0; w < kMaxThreads / simt::kWarpSize; ++w) max = s.scratch[w] > max ? s.scratch[w] : max;
-
-    constexpr int kChannels = 4;  // of a thread at once
-    for (int base = 0; base < f.v_dim; base += kMaxThreads * kChannels) {
-      float acc[kChannels] = {0, 0, 0, 0}, sum = 0;
-      for (int from = 0; from < chunks; from += kMaxThreads) {
-        const int n = chunks - from < kMaxThreads ? chunks - from : kMaxThreads;
-        simt::SyncThreads();
-        if (simt::ThreadIndex() < n) {
-          const float x = stats[(from + simt::ThreadIndex()) * a.c.record_floats];
-          s.weights[simt::ThreadIndex()] = x == MinusInfinity() ? 0.0f : simt::Exp2(x - max);
-        }
-        simt::SyncThreads();
-#pragma unroll 4
-        for (int i = 0; i < n; ++i) {
-          const int64_t at = (from + i) * a.c.record_floats;
-          const float weight = s.weights[i];
-          sum = simt::Fma(weight, stats[at + 1], sum);
-#pragma unroll
-          for (int j = 0; j < kChannels; ++j) {
-            const int c = base + j * kMaxThreads + simt::ThreadIndex();
-            if (c < f.v_dim) acc[j] = simt::Fma(weight, sums[at + c], acc[j]);
-          }
-        }
-      }
-#pragma unroll
-      for (int j = 0; j < kChannels; ++j) {
-        const int c = base + j * kMaxThreads + simt::ThreadIndex();
-        if (c < f.v_dim) WriteOut(a, row, head, c, acc[j], sum);
-      }
-      if (base == 0 && simt::ThreadIndex() == 0) WriteLse(a, row, head, max, sum);
-    }
-  }
-};
 
 // The layouts differ in the number of heads and channels alone.
 size_t PlainShared(const PageFormat& f, int heads, int chunk_slots, int page_slots) {
@@ -95,7 +30,7 @@ bool TensorDecodeFits(const PageFormat& f, int group) {
   return group >= 4 && DecodeDimFits(f) && f.page_size % 8 == 0 && (f.dtype == DType::kBF16 || f.dtype == DType::kF16);
 }
 
-AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_heads, int most_pages) {
+AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_heads, int most_pages, int model_group) {
   AttentionDecodeConfig c;
   const int group = q_heads / f.kv_heads, page_slots = PageSlots(f);
   // A shorter list may have more chunks, or longer ones: the bands' ends.
@@ -107,7 +42,7 @@ AttentionDecodeConfig AttentionDecodeConfig::For(const PageFormat& f, int q_head
   }
   c.direct = c.parts == 1;
   c.record_floats = int64_t{group} * (f.v_dim + 2);
-  if (TensorDecodeFits(f, group)) {
+  if (TensorDecodeFits(f, std::max(group, model_group))) {
     TensorDecodeConfig(f, group, &c);
     return c;
   }
@@ -127,7 +62,7 @@ std::string AttentionDecodeConfig::ToString() const {
 
 size_t AttentionDecodeWorkspace(const AttentionDecodeParams& p, int most_pages) {
   const PageFormat& f = p.table.format;
-  const AttentionDecodeConfig c = AttentionDecodeConfig::For(f, p.q_heads, most_pages);
+  const AttentionDecodeConfig c = AttentionDecodeConfig::For(f, p.q_heads, most_pages, p.model_group);
   const int64_t records = c.direct ? 0 : int64_t{p.rows} * f.kv_heads * c.parts * c.record_floats;
   const int64_t lse = p.mass != nullptr && p.lse == nullptr ? int64_t{p.rows} * p.q_heads : 0;
   return sizeof(float) * static_cast<size_t>(records + lse);
@@ -148,7 +83,7 @@ Status MakeDecodeArgs(const AttentionDecodeParams& p, int most_pages, void* work
   a.p.selection = nullptr;
   a.selected = p.selection != nullptr;
   if (a.selected) a.selection = *p.selection;
-  a.c = AttentionDecodeConfig::For(f, p.q_heads, most_pages);
+  a.c = AttentionDecodeConfig::For(f, p.q_heads, most_pages, p.model_group);
   a.most_pages = most_pages;
   a.page_slots = AttentionDecodeConfig::PageSlots(f);
   a.page_magic = DivisionMagic(a.page_slots);
@@ -164,19 +99,10 @@ Status MakeDecodeArgs(const AttentionDecodeParams& p, int most_pages, void* work
   return OkStatus();
 }
 
-Status LaunchDecodeMerge(Stream stream, const DecodeArgs& a) {
-  simt::LaunchShape shape;
-  shape.grid_x = a.p.q_heads;
-  shape.grid_y = a.p.rows;
-  shape.threads = MergeDecodeKernel::kMaxThreads;
-  shape.shared_bytes = sizeof(MergeDecodeKernel::Layout);
-  return simt::Launch<MergeDecodeKernel>(shape, stream, a);
-}
-
-template Status AttentionDecode<IdentityMod>(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*, int32_t*);
+template Status AttentionDecode<PlainMod>(Stream, const AttentionDecodeParams&, int, const PlainMod&, void*, int32_t*);
 
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace) {
-  return AttentionDecode(stream, params, most_pages, IdentityMod{}, workspace, nullptr);
+  return AttentionDecode(stream, params, most_pages, PlainMod{}, workspace, nullptr);
 }
 
 }  // namespace quire::cuda

@@ -4,8 +4,8 @@
 //
 // A list of pages is cut into chunks of slots by its own number of pages alone; a block takes one chunk of one (row, KV head), and
 // the last block of a list, or a second kernel, merges the chunks in order. So a head's bits depend on its row, length and list, never on the batch, the other
-// heads or the longest row there may be. (One exception, as on the CPU: groups of four heads and more go over tensor cores, so
-// ranks that share a KV head and hold less than four of its heads may round differently.)
+// heads or the longest row there may be. Groups of four heads and more go over tensor cores; where ranks share a KV head, the
+// model's group decides.
 #pragma once
 
 #include <algorithm>
@@ -61,8 +61,8 @@ struct AttentionDecodeConfig {
   size_t shared_bytes = 0;
   int64_t record_floats = 0;  // of a chunk and KV head: [group][2] maximum (to base 2) and sum, then [group][v_dim]
 
-  // most_pages: of a list, the most there may be.
-  static AttentionDecodeConfig For(const PageFormat& format, int q_heads, int most_pages);
+  // most_pages: of a list, the most there may be. model_group: as in AttentionDecodeParams.
+  static AttentionDecodeConfig For(const PageFormat& format, int q_heads, int most_pages, int model_group = 0);
   std::string ToString() const;
 };
 
@@ -78,7 +78,7 @@ size_t AttentionDecodeWorkspace(const AttentionDecodeParams& params, int most_pa
 // Bytes: listed tokens * kv_heads * (k_dim + v_dim) * element size; attention mass reads the k_dim once more.
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, void* workspace);
 // With a Mod (kernels/mods.h), whose functors are device functions and what they point to device memory. Compiled for
-// IdentityMod and SoftCapMod; for others include kernels/cuda/flex_attention.cuh where nvcc compiles.
+// PlainMod and SoftCapMod; for others include kernels/cuda/flex_attention.cuh where nvcc compiles.
 template <class Mod>
 Status AttentionDecode(Stream stream, const AttentionDecodeParams& params, int most_pages, const Mod& mod, void* workspace,
                        int32_t* counters = nullptr);

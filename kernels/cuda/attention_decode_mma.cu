@@ -3,6 +3,6 @@
 
 namespace quire::cuda {
 
-template Status LaunchTensorDecode<IdentityMod>(Stream, const ModDecodeArgs<IdentityMod>&);
+template Status LaunchTensorDecode<PlainMod>(Stream, const ModDecodeArgs<PlainMod>&);
 
 }  // namespace quire::cuda

@@ -466,8 +466,8 @@ inline void TensorDecodeConfig(const PageFormat& f, int group, AttentionDecodeCo
   c->tensor_cores = true;
   c->heads_per_pass = 8 * tiles;
   c->passes = (group + c->heads_per_pass - 1) / c->heads_per_pass;
-  c->threads = TensorDecodeKernel<BF16, 64, 1, IdentityMod>::kMaxThreads;
-  c->shared_bytes = VisitDecodeKernel<BF16, IdentityMod>(
+  c->threads = TensorDecodeKernel<BF16, 64, 1, PlainMod>::kMaxThreads;
+  c->shared_bytes = VisitDecodeKernel<BF16, PlainMod>(
       f, tiles, size_t{0}, [](auto kernel) { return sizeof(typename decltype(kernel)::Layout); });
 }
 

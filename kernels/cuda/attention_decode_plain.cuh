@@ -14,7 +14,7 @@ inline constexpr int kPlainThreads = 128;
 inline constexpr int kMostPlainHeads = 4;
 
 // kHeads: of the query group, by one block. kVec: channels of V a thread loads at once; v_dim is a multiple.
-template <typename T, int kHeads, int kVec, class Mod = IdentityMod>
+template <typename T, int kHeads, int kVec, class Mod = PlainMod>
 struct PlainDecodeKernel {
   using Params = ModDecodeArgs<Mod>;
   static constexpr const char* kName = "decode_plain";

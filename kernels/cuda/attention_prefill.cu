@@ -6,8 +6,8 @@
 
 namespace quire::cuda {
 
-extern template Status LaunchTensorPrefill<IdentityMod>(  // attention_prefill_mma.cu
-    Stream, const simt::LaunchShape&, const ModPrefillArgs<IdentityMod>&);
+extern template Status LaunchTensorPrefill<PlainMod>(  // attention_prefill_mma.cu
+    Stream, const simt::LaunchShape&, const ModPrefillArgs<PlainMod>&);
 
 bool TensorPrefillFits(const PageFormat& f) {
   const bool dim = f.k_dim == f.v_dim && (f.k_dim == 64 || f.k_dim == 96 || f.k_dim == 128 || f.k_dim == 256);
@@ -61,10 +61,10 @@ Status MakePrefillArgs(const AttentionPrefillParams& p, int64_t most_rows, Prefi
   return OkStatus();
 }
 
-template Status AttentionPrefill<IdentityMod>(Stream, const AttentionPrefillParams&, int64_t, const IdentityMod&);
+template Status AttentionPrefill<PlainMod>(Stream, const AttentionPrefillParams&, int64_t, const PlainMod&);
 
 Status AttentionPrefill(Stream stream, const AttentionPrefillParams& params, int64_t most_rows) {
-  return AttentionPrefill(stream, params, most_rows, IdentityMod{});
+  return AttentionPrefill(stream, params, most_rows, PlainMod{});
 }
 
 }  // namespace quire::cuda

@@ -3,6 +3,6 @@
 
 namespace quire::cuda {
 
-template Status LaunchTensorPrefill<IdentityMod>(Stream, const simt::LaunchShape&, const ModPrefillArgs<IdentityMod>&);
+template Status LaunchTensorPrefill<PlainMod>(Stream, const simt::LaunchShape&, const ModPrefillArgs<PlainMod>&);
 
 }  // namespace quire::cuda

@@ -445,9 +445,9 @@ R VisitPrefillKernel(const PageFormat& f, R none, F visit) {
 
 inline void TensorPrefillConfig(const PageFormat& f, AttentionPrefillConfig* c) {
   c->tensor_cores = true;
-  c->threads = TensorPrefillKernel<BF16, 64, 2, IdentityMod>::kThreads;
-  c->tile_rows = VisitPrefillKernel<BF16, IdentityMod>(f, 0, [](auto kernel) { return kernel.kRows; });
-  c->shared_bytes = VisitPrefillKernel<BF16, IdentityMod>(
+  c->threads = TensorPrefillKernel<BF16, 64, 2, PlainMod>::kThreads;
+  c->tile_rows = VisitPrefillKernel<BF16, PlainMod>(f, 0, [](auto kernel) { return kernel.kRows; });
+  c->shared_bytes = VisitPrefillKernel<BF16, PlainMod>(
       f, size_t{0}, [](auto kernel) { return sizeof(typename decltype(kernel)::Layout); });
 }
 

@@ -9,7 +9,7 @@
 
 namespace quire::cuda {
 
-template <typename T, class Mod = IdentityMod>
+template <typename T, class Mod = PlainMod>
 struct PlainPrefillKernel {
   using Params = ModPrefillArgs<Mod>;
   static constexpr int kWarps = 4;

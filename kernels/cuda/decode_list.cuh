@@ -57,14 +57,15 @@ QUIRE_DEVICE int FirstNotBelow(const int32_t* pages, int n, int page) {
   return low;
 }
 
-QUIRE_DEVICE PageList ListOf(const DecodeArgs& a, int row, int kv_head) {
+template <class Mod>
+QUIRE_DEVICE PageList ListOf(const ModDecodeArgs<Mod>& a, int row, int kv_head) {
   const AttentionDecodeParams& p = a.p;
   const PageFormat& f = p.table.format;
   PageList list;
   const int seq = p.row_seq[row];
   list.length = seq < 0 ? 0 : p.row_len[row];
   list.ids = seq < 0 ? nullptr : p.table.page_ids + p.table.page_begin[seq];
-  list.first_pos = p.window > 0 && list.length > p.window ? list.length - p.window : 0;
+  list.first_pos = list.length > 0 ? static_cast<int>(a.mod.FirstKey(list.length - 1)) : 0;
   list.pages = nullptr;
   list.mask = nullptr;
   list.mask_words = 0;
@@ -174,9 +175,8 @@ QUIRE_DEVICE MaskState PageState(const ModDecodeArgs<Mod>& a, const PageList& li
   }
 }
 
-// attention_decode.cu: when tensor cores are used, and how much they take; the merge of chunks.
+// attention_decode.cu: when tensor cores are used; group: of the model.
 bool TensorDecodeFits(const PageFormat& format, int group);
-Status LaunchDecodeMerge(Stream stream, const DecodeArgs& args);
 // Fills all but the Mod; workspace as in AttentionDecode.
 Status MakeDecodeArgs(const AttentionDecodeParams& params, int most_pages, void* workspace, int32_t* counters, DecodeArgs* args);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_decode_merge.cuh"
 #include "kernels/cuda/attention_decode_mma.cuh"
 #include "kernels/cuda/attention_decode_plain.cuh"
 #include "kernels/cuda/attention_mass.cuh"

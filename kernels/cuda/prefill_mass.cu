@@ -101,9 +101,9 @@ struct PrefillMassKernel {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const int64_t query = int64_t{first_pos} + r, at = first_key + key;
-          if (r >= rows || at > query || s.lse[r] == MinusInfinity()) continue;
+          if (r >= rows || at > query || at < params.mod.FirstKey(query) || s.lse[r] == MinusInfinity()) continue;
           if constexpr (!Mod::kIsIdentity) {
-            if (!params.mod.Mask(p.chunk.seq, head, query, at)) continue;
+            if (Mod::kHasMask && !params.mod.Mask(p.chunk.seq, head, query, at)) continue;
             x[r] = params.mod.Score(x[r], p.chunk.seq, head, query, at);
           }
           // Rounding may put a score above the log-sum-exp of all.
@@ -164,7 +164,7 @@ Status PrefillMass(Stream stream, const PrefillMassParams& p, const Mod& mod) {
   }
   return VisitFloatDType(f.dtype, [&](auto t) { return Launch<decltype(t)>(stream, p, mod); });
 }
-template Status PrefillMass<IdentityMod>(Stream, const PrefillMassParams&, const IdentityMod&);
+template Status PrefillMass<PlainMod>(Stream, const PrefillMassParams&, const PlainMod&);
 template Status PrefillMass<SoftCapMod>(Stream, const PrefillMassParams&, const SoftCapMod&);
 
 }  // namespace quire::cuda

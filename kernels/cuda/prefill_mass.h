@@ -10,7 +10,7 @@
 
 namespace quire::cuda {
 
-// Compiled for IdentityMod and SoftCapMod.
+// Compiled for PlainMod and SoftCapMod.
 template <class Mod>
 Status PrefillMass(Stream stream, const PrefillMassParams& params, const Mod& mod);
 

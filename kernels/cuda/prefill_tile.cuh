@@ -62,8 +62,9 @@ QUIRE_DEVICE int EndOf(const ModPrefillArgs<Mod>& a, const PrefillTile& tile, in
   return Mod::kSeesFuture ? tile.chunk.start_pos + tile.chunk.rows : PositionOf(a, tile, i) + 1;
 }
 // First key that a row at this position sees.
-QUIRE_DEVICE int FirstVisible(const PrefillArgs& a, int position) {
-  return a.p.window > 0 && position >= a.p.window ? position - a.p.window + 1 : 0;
+template <class Mod>
+QUIRE_DEVICE int FirstVisible(const ModPrefillArgs<Mod>& a, int position) {
+  return position < 0 ? 0 : static_cast<int>(a.mod.FirstKey(position));  // < 0: a row that fills up
 }
 
 // The keys of one block of kKeyBlock.

@@ -1,4 +1,4 @@
-// Attention with the Mods that models ask for by a number: the identity and the soft cap.
+// Attention with the Mods that models ask for by numbers.
 #include <algorithm>
 
 #include "kernels/attention_decode.h"
@@ -14,35 +14,29 @@ namespace quire {
 namespace {
 
 // Of a row's list.
-int MostPages(const AttentionDecodeParams& p) {
+int MostPages(const AttentionDecodeParams& p, const ModelMod& mod) {
   if (p.selection != nullptr) return p.selection->max_pages;
   const int64_t page_size = p.table.format.page_size;
   int64_t tokens = p.longest;
-  if (p.window > 0) tokens = std::min(tokens, p.window + page_size - 1);  // it may begin with a page's last token
+  if (mod.window > 0) tokens = std::min(tokens, mod.window + page_size - 1);  // it may begin with a page's last token
   return static_cast<int>((tokens + page_size - 1) / page_size);
-}
-
-// run(mod) with the Mod of this cap.
-template <typename Run>
-auto WithMod(float softcap, Run&& run) {
-  return softcap > 0 ? run(SoftCapMod{{softcap}, {}}) : run(IdentityMod{});
 }
 
 }  // namespace
 
-size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params) {
+size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params, const ModelMod& mod) {
   return DispatchValue(
       ctx, [&] { return AttentionDecodeWorkspace(params); },
-      [&] { return cuda::AttentionDecodeWorkspace(params, MostPages(params)); });
+      [&] { return cuda::AttentionDecodeWorkspace(params, MostPages(params, mod)); });
 }
 
-void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace, float softcap) {
-  WithMod(softcap, [&](const auto& mod) {
+void AttentionDecode(const Context& ctx, const AttentionDecodeParams& params, void* workspace, const ModelMod& numbers) {
+  WithModelMod(numbers, [&](const auto& mod) {
     Dispatch(
         ctx, [&] { AttentionDecode(ctx, params, mod, workspace); },
         [&](Stream stream) -> Status {
           if (params.rows == 0) return OkStatus();
-          return cuda::AttentionDecode(stream, params, MostPages(params), mod, workspace, ctx.session->counters());
+          return cuda::AttentionDecode(stream, params, MostPages(params, numbers), mod, workspace, ctx.session->counters());
         });
   });
 }
@@ -52,8 +46,8 @@ size_t AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParam
       ctx, [&] { return cpu::AttentionPrefillWorkspace(ctx, params); }, [&] { return size_t{0}; });
 }
 
-void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace, float softcap) {
-  WithMod(softcap, [&](const auto& mod) {
+void AttentionPrefill(const Context& ctx, const AttentionPrefillParams& params, void* workspace, const ModelMod& numbers) {
+  WithModelMod(numbers, [&](const auto& mod) {
     Dispatch(
         ctx, [&] { AttentionPrefill(ctx, params, mod, workspace); },
         [&](Stream stream) -> Status {
@@ -68,8 +62,8 @@ size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params)
       ctx, [&] { return cpu::PrefillMassWorkspace(ctx, params); }, [&] { return size_t{0}; });
 }
 
-void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, float softcap) {
-  WithMod(softcap, [&](const auto& mod) {
+void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, const ModelMod& numbers) {
+  WithModelMod(numbers, [&](const auto& mod) {
     Dispatch(
         ctx, [&] { PrefillMass(ctx, params, mod, workspace); },
         [&](Stream stream) -> Status {

@@ -42,7 +42,6 @@ AttentionDecodeParams SinksPart(const AttentionSinksParams& p, const Workspace& 
   part.out_stride = int64_t{p.decode.q_heads} * p.decode.table.format.v_dim;
   part.lse = w.lse;
   part.row_len = w.lengths;
-  part.window = 0;
   part.longest = p.sinks;
   return part;
 }
@@ -72,26 +71,26 @@ size_t AttentionSinksWorkspace(const Context& ctx, const AttentionSinksParams& p
                        ctx, [&] { return AttentionDecodeWorkspace(p.decode); },
                        [&] {
                          return std::max(AttentionDecodeWorkspace(ctx, SinksPart(p, w)),
-                                         AttentionDecodeWorkspace(ctx, p.decode));
+                                         AttentionDecodeWorkspace(ctx, p.decode, {.window = p.window}));
                        });
 }
 
 void AttentionDecodeSinks(const Context& ctx, const AttentionSinksParams& p, void* workspace) {
   const AttentionDecodeParams& d = p.decode;
   CHECK(d.selection == nullptr && d.mass == nullptr);
-  CHECK_GE(d.window, 1);
+  CHECK_GE(p.window, 1);
   const Workspace w(p, workspace);
   Dispatch(
       ctx,
       [&] {
-        for (int row = 0; row < d.rows; ++row) CHECK_LE(int64_t{p.sinks} + d.window, int64_t{d.row_len[row]});
+        for (int row = 0; row < d.rows; ++row) CHECK_LE(int64_t{p.sinks} + p.window, int64_t{d.row_len[row]});
         std::fill_n(w.lengths, d.rows, p.sinks);
       },
       [&](Stream stream) { return cuda::SinkLengths(stream, p.sinks, d.rows, w.lengths); });
-  AttentionDecode(ctx, SinksPart(p, w), w.kernel, p.softcap);
+  AttentionDecode(ctx, SinksPart(p, w), w.kernel, {.softcap = p.softcap});
   AttentionDecodeParams window = d;
   window.lse = w.window_lse;
-  AttentionDecode(ctx, window, w.kernel, p.softcap);
+  AttentionDecode(ctx, window, w.kernel, {p.softcap, p.window});
   Dispatch(
       ctx, [&] { MergeOnCpu(ctx, d, w); },
       [&](Stream stream) {

@@ -28,19 +28,19 @@ template <class Mod>
 Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const Mod&, void*, int32_t*) {
   return Absent();
 }
-template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const IdentityMod&, void*, int32_t*);
+template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const PlainMod&, void*, int32_t*);
 template Status AttentionDecode(Stream, const AttentionDecodeParams&, int, const SoftCapMod&, void*, int32_t*);
 template <class Mod>
 Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const Mod&) {
   return Absent();
 }
-template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const IdentityMod&);
+template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const PlainMod&);
 template Status AttentionPrefill(Stream, const AttentionPrefillParams&, int64_t, const SoftCapMod&);
 template <class Mod>
 Status PrefillMass(Stream, const PrefillMassParams&, const Mod&) {
   return Absent();
 }
-template Status PrefillMass(Stream, const PrefillMassParams&, const IdentityMod&);
+template Status PrefillMass(Stream, const PrefillMassParams&, const PlainMod&);
 template Status PrefillMass(Stream, const PrefillMassParams&, const SoftCapMod&);
 Status RmsNorm(Stream, DType, DType, const RmsNormParams&) { return Absent(); }
 Status HeadRmsNorm(Stream, DType, const HeadRmsNormParams&) { return Absent(); }

@@ -1,5 +1,5 @@
 // Reference attention: slow and obvious, straight from the page layout, double accumulation. What every fast attention
-// kernel is held to. Honours everything the kernels' contracts name: windows, freed pages, selections, slot masks,
+// kernel is held to. Honours everything the kernels' contracts name: freed pages, selections, slot masks,
 // sparq's correction, mass, Mods.
 #pragma once
 
@@ -53,10 +53,8 @@ double AttendPositions(const PageTableView& table, const LayerPages& pages, cons
       dot += double{q[c]} * KAt(table, pages, ids[pos / f.page_size], kv_head, static_cast<int>(pos % f.page_size), c);
     }
     double score = dot * scale;
-    if constexpr (!Mod::kIsIdentity) {
-      if (!mod.Mask(seq, head, q_idx, pos)) continue;
-      score = mod.Score(static_cast<float>(score), seq, head, q_idx, pos);
-    }
+    if (!mod.Mask(seq, head, q_idx, pos)) continue;
+    if constexpr (Mod::kHasScore) score = mod.Score(static_cast<float>(score), seq, head, q_idx, pos);
     weights[i] = score;
     if (score > max || std::isnan(score)) max = score;
   }
@@ -87,7 +85,6 @@ void AttentionDecode(const AttentionDecodeParams& p, const Mod& mod) {
   for (int row = 0; row < p.rows; ++row) {
     const int seq = p.row_seq[row];
     const int64_t len = p.row_len[row];
-    const int64_t first = p.window > 0 && len > p.window ? len - p.window : 0;
     const int32_t* ids = p.table.page_ids + p.table.page_begin[seq];
     for (int head = 0; head < p.q_heads; ++head) {
       const int kv_head = head / group;
@@ -96,7 +93,7 @@ void AttentionDecode(const AttentionDecodeParams& p, const Mod& mod) {
       const auto add_page = [&](int64_t page, const uint64_t* mask) {
         for (int slot = 0; slot < f.page_size; ++slot) {
           const int64_t pos = page * f.page_size + slot;
-          if (pos < first || pos >= len || ids[page] < 0) continue;
+          if (pos >= len || ids[page] < 0) continue;
           if (mask != nullptr && (mask[slot / 64] >> (slot % 64) & 1) == 0) continue;
           positions.push_back(pos);
         }
@@ -144,7 +141,7 @@ void AttentionPrefill(const AttentionPrefillParams& p, const Mod& mod) {
       const int64_t q_pos = c.start_pos + i;
       positions.clear();
       const int64_t end = Mod::kSeesFuture ? int64_t{c.start_pos} + c.rows : q_pos + 1;
-      for (int64_t pos = p.window > 0 && q_pos >= p.window ? q_pos - p.window + 1 : 0; pos < end; ++pos) {
+      for (int64_t pos = 0; pos < end; ++pos) {
         if (p.table.page_ids[p.table.page_begin[c.seq] + pos / f.page_size] >= 0) positions.push_back(pos);
       }
       for (int head = 0; head < p.q_heads; ++head) {

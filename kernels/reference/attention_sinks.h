@@ -22,7 +22,7 @@ inline void AttentionDecodeSinks(const AttentionSinksParams& p) {
       std::vector<double> scores;
       double max = -std::numeric_limits<double>::infinity(), sum = 0;
       for (int64_t pos = 0; pos < length; ++pos) {
-        if (pos >= p.sinks && pos < length - d.window) continue;
+        if (pos >= p.sinks && pos < length - p.window) continue;
         const float* q = pos < p.sinks ? p.q_sinks + row * p.q_sinks_stride : d.q + row * d.q_stride;
         double dot = 0;
         for (int c = 0; c < f.k_dim; ++c) {

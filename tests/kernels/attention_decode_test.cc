@@ -29,7 +29,7 @@ struct Decode : testing::DecodeCall {
     auto workspace = Buffer::Create(AttentionDecodeWorkspace(params));
     ASSERT_TRUE(workspace.ok());
     std::memset(workspace->data(), 0xff, workspace->size());  // NaN, so that nothing relies on zeroes
-    AttentionDecode(ctx, params, workspace->data());
+    AttentionDecode(ctx, params, workspace->data(), mod);
   }
 };
 
@@ -67,7 +67,7 @@ void RunCase(const Case& c, uint64_t seed) {
   PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, lengths, seed);
   cache.Fill(OneThread());
   Decode call(cache, c.q_heads, seq, len, seed + 1);
-  call.p.window = c.window;
+  call.mod.window = c.window;
   Selection selection(rows, c.kv_heads, std::max(1, std::max(c.budget_pages, cache.Pages(0))));
   std::vector<std::vector<char>> read(static_cast<size_t>(rows * c.kv_heads));
   for (int r = 0; r < rows; ++r) {
@@ -219,14 +219,14 @@ TEST(AttentionDecode, FreedPagesOfAWindowAreNeverTouched) {
   PagedCache cache(DType::kF16, 16, 1, 64, 64, {200}, 1);
   cache.Fill(OneThread());
   Decode call(cache, 2, {0}, {200}, 2);
-  call.p.window = 70;
+  call.mod.window = 70;
   call.RunReference();
   const Decode expected = call;
   for (int page = 0; page < 8; ++page) cache.PageId(0, page) = -1;  // positions 0 … 127; the window is 130 … 199
   call.Run(1);
   EXPECT_LE(RelativeError(call.out, expected.out), Tolerance());
   // Without a window the freed pages count as not there.
-  call.p.window = 0;
+  call.mod.window = 0;
   call.RunReference();
   const Decode holes = call;
   call.Run(1);
@@ -247,17 +247,19 @@ TEST(AttentionDecode, NanInAReadPageShows) {
 }
 
 TEST(DecodePlan, ChunksDependOnListedPagesAlone) {
-  const auto format = PageFormat::Create(DType::kBF16, 16, 8, 128, 128);
-  const DecodePlan plan = DecodePlan::Create(*format, 4);
+  const auto plan_of = [](int kv_heads, int group) {
+    AttentionDecodeParams p;
+    p.table.format = *PageFormat::Create(DType::kBF16, 16, kv_heads, 128, 128);
+    p.q_heads = kv_heads * group;
+    return DecodePlan::Create(p);
+  };
+  const DecodePlan plan = plan_of(8, 4);
   EXPECT_EQ(plan.chunk_pages, 16);
   EXPECT_EQ(plan.Chunks(0), 0);
   EXPECT_EQ(plan.Chunks(128), 8);
   EXPECT_EQ(plan.Chunks(129), 9);
   EXPECT_TRUE(plan.ScoresOnStack());
-  for (const int heads : {1, 2, 8}) {
-    const auto other = PageFormat::Create(DType::kBF16, 16, heads, 128, 128);
-    EXPECT_EQ(DecodePlan::Create(*other, 8).chunk_pages, plan.chunk_pages);
-  }
+  for (const int kv_heads : {1, 2, 8}) EXPECT_EQ(plan_of(kv_heads, 8).chunk_pages, plan.chunk_pages);
 }
 
 }  // namespace

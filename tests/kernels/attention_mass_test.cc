@@ -69,11 +69,11 @@ void RunCase(DType dtype, int n, int page_size, int dim, int q_heads, int kv_hea
   MassCall call(cache, q_heads, std::min(n, tail), seed + 1);
   std::vector<float> mass, expected;
   MassCall::Run(call.Params(&mass, 2), 2);
-  reference::PrefillMass(call.Params(&expected, 2), IdentityMod{});
+  reference::PrefillMass(call.Params(&expected, 2), PlainMod{});
   EXPECT_LE(RelativeError(mass, expected), 1e-5);
   std::vector<float> by_token, expected_by_token;
   MassCall::Run(call.Params(&by_token, 2, true), 2);
-  reference::PrefillMass(call.Params(&expected_by_token, 2, true), IdentityMod{});
+  reference::PrefillMass(call.Params(&expected_by_token, 2, true), PlainMod{});
   EXPECT_EQ(by_token.size(), expected_by_token.size());
   EXPECT_LE(RelativeError(by_token, expected_by_token), 1e-5);
   const int64_t pages = call.Params(&expected, 2).mass_pages;
@@ -166,12 +166,12 @@ TEST(PrefillMass, FreedPagesAndRowsThatSawNothingGiveZero) {
   }
 }
 
-TEST(PrefillMass, HonoursASoftCap) {
+TEST(PrefillMass, HonoursASoftCapAndAWindow) {
   PagedCache cache(DType::kF32, 16, 2, 32, 32, {150}, 1);
   cache.Fill(OneThread());
   PrefillCall prefill(cache, 4, {40}, 2);
   for (float& q : prefill.q) q *= 6;  // so that it matters
-  const SoftCapMod mod{SoftCap{3.0f}};
+  const SoftCapMod mod{SoftCap{3.0f}, WindowMask{61}};
   reference::AttentionPrefill(prefill.Params(), mod);
   PrefillMassParams p;
   p.q = prefill.q.data();
@@ -191,7 +191,7 @@ TEST(PrefillMass, HonoursASoftCap) {
   p.mass = expected.data();
   reference::PrefillMass(p, mod);
   p.mass = uncapped.data();
-  reference::PrefillMass(p, IdentityMod{});
+  reference::PrefillMass(p, PlainMod{});
   EXPECT_LE(RelativeError(mass, expected), 1e-5);
   EXPECT_GT(RelativeError(mass, uncapped), 0.1);
 }

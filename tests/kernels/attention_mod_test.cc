@@ -50,7 +50,7 @@ TEST_F(AttentionMod, TheLibrarysSoftCapAgreesWithTheFullMatrix) {
     cache.Fill(ctx);
     DecodeCall decode(cache, s.q_heads, {0, 1, 2, 3}, {150, 70, 1, 93}, 2), decode_matrix = decode;
     PrefillCall prefill(cache, s.q_heads, {40, 70, 1, 93}, 3), prefill_matrix = prefill;
-    const SoftCapMod mod = Flex(SoftCap{2.0f});
+    const SoftCapMod mod{SoftCap{2.0f}, {}};
     AttentionDecodeParams d = decode.Params();
     auto workspace = Buffer::Create(AttentionDecodeWorkspace(d));
     ASSERT_TRUE(workspace.ok());
@@ -91,24 +91,68 @@ TEST_F(AttentionMod, AFullyMaskedRowIsZeroAndMinusInfinity) {
   for (size_t row = 0; row < 90; ++row) expect(prefill.out, prefill.lse, 150 + row, row % 2 == 0);
 }
 
-// Models with windows set `window`, which the kernels know by themselves; a WindowMask is the same.
-TEST_F(AttentionMod, AWindowMaskIsTheKernelsOwnWindow) {
+// What models with windows run on is a mask like any other, of which no key need be tested.
+TEST_F(AttentionMod, AWindowMaskIsItsTestKeyByKey) {
   for (const Shape& s : kShapes) {
     PagedCache cache(s.dtype, s.page_size, s.kv_heads, s.dim, s.dim, kLengths, 1);
     cache.Fill(ctx);
     for (const int window : {1, 16, 37, 1000}) {
-      DecodeCall decode(cache, s.q_heads, {0, 1, 2, 3}, {150, 70, 1, 93}, 2), own_decode = decode;
-      PrefillCall prefill(cache, s.q_heads, {40, 70, 1, 93}, 3), own_prefill = prefill;
+      const auto tested = [window](int, int, int64_t q, int64_t kv) { return q - kv < window; };
+      DecodeCall decode(cache, s.q_heads, {0, 1, 2, 3}, {150, 70, 1, 93}, 2), decode_tested = decode, library = decode;
+      PrefillCall prefill(cache, s.q_heads, {40, 70, 1, 93}, 3), prefill_tested = prefill, library_prefill = prefill;
       Decode(decode, FlexMask(WindowMask{window}));
       Prefill(prefill, FlexMask(WindowMask{window}));
-      own_decode.p.window = own_prefill.p.window = window;
-      Decode(own_decode, IdentityMod{});
-      Prefill(own_prefill, IdentityMod{});
-      EXPECT_LE(RelativeError(decode.out, own_decode.out), 1e-6) << window;
-      EXPECT_LE(RelativeError(decode.lse, own_decode.lse), 1e-6) << window;
-      EXPECT_LE(RelativeError(prefill.out, own_prefill.out), 1e-6) << window;
-      EXPECT_LE(RelativeError(prefill.lse, own_prefill.lse), 1e-6) << window;
+      Decode(decode_tested, FlexMask(tested));
+      Prefill(prefill_tested, FlexMask(tested));
+      AttentionDecodeParams d = library.Params();
+      auto workspace = Buffer::Create(AttentionDecodeWorkspace(d));
+      ASSERT_TRUE(workspace.ok());
+      AttentionDecode(ctx, d, workspace->data(), {.window = window});
+      AttentionPrefillParams p = library_prefill.Params();
+      auto scratch = Buffer::Create(AttentionPrefillWorkspace(ctx, p));
+      ASSERT_TRUE(scratch.ok());
+      AttentionPrefill(ctx, p, scratch->data(), {.window = window});
+      for (const DecodeCall* other : {&decode_tested, &library}) {
+        EXPECT_LE(RelativeError(decode.out, other->out), 1e-6) << window;
+        EXPECT_LE(RelativeError(decode.lse, other->lse), 1e-6) << window;
+      }
+      for (const PrefillCall* other : {&prefill_tested, &library_prefill}) {
+        EXPECT_LE(RelativeError(prefill.out, other->out), 1e-6) << window;
+        EXPECT_LE(RelativeError(prefill.lse, other->lse), 1e-6) << window;
+      }
     }
+  }
+}
+
+// Sees what it sees of the last `span` keys; says where they begin, not that all of them are seen.
+struct EveryThirdOfTheLast {
+  int64_t span;
+  int64_t FirstKey(int64_t q) const { return q >= span ? q - span + 1 : 0; }
+  bool operator()(int, int, int64_t q, int64_t kv) const { return q - kv < span && (q - kv) % 3 == 0; }
+};
+
+TEST_F(AttentionMod, KernelsBeginAtAMasksFirstKey) {
+  for (const Shape& s : kShapes) {
+    PagedCache cache(s.dtype, s.page_size, s.kv_heads, s.dim, s.dim, kLengths, 1);
+    cache.Fill(ctx);
+    const EveryThirdOfTheLast mask{31};
+    const auto both = And(mask, WindowMask{80});
+    const auto either = Or(mask, [](int, int, int64_t q, int64_t kv) { return q - kv == 33; });
+    EXPECT_EQ(both.FirstKey(100), 70);
+    EXPECT_EQ(either.FirstKey(100), 0);  // the lambda says nothing
+    const auto expect = [&](const auto& with) {
+      DecodeCall decode(cache, s.q_heads, {0, 1, 2, 3}, {150, 70, 1, 93}, 2), decode_matrix = decode;
+      PrefillCall prefill(cache, s.q_heads, {40, 70, 1, 93}, 3), prefill_matrix = prefill;
+      Decode(decode, FlexMask(with));
+      Prefill(prefill, FlexMask(with));
+      DecodeByMatrix(cache, decode_matrix, FlexMask(with));
+      PrefillByMatrix(cache, prefill_matrix, FlexMask(with));
+      EXPECT_LE(RelativeError(decode.out, decode_matrix.out), 1e-5);
+      EXPECT_LE(RelativeError(prefill.out, prefill_matrix.out), 1e-5);
+    };
+    expect(mask);
+    expect(both);
+    expect(either);
   }
 }
 
@@ -415,7 +459,9 @@ TEST(ShippedFunctors, AreTheirFormulas) {
                 !decltype(FlexMask(lambda))::kSeesFuture);
   static_assert(decltype(FlexMask(lambda))::kPerHead && decltype(FlexMask(And(window, lambda)))::kPerHead &&
                 !decltype(FlexMask(Or(window, lm)))::kPerHead);
-  static_assert(IdentityMod::kIsIdentity && !SoftCapMod::kIsIdentity && !SoftCapMod::kHasMask);
+  static_assert(PlainMod::kIsIdentity && !SoftCapMod::kIsIdentity && !SoftCapMod::kHasMask);
+  static_assert(!decltype(FlexMask(And(window, CausalMask{})))::kHasMask && decltype(FlexMask(And(window, lm)))::kHasMask &&
+                decltype(FlexMask(Or(window, lambda)))::kHasMask);
 }
 
 TEST(AlibiSlopes, AreThoseOfThePaper) {

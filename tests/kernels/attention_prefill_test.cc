@@ -32,7 +32,7 @@ struct Prefill : testing::PrefillCall {
     auto workspace = Buffer::Create(AttentionPrefillWorkspace(ctx, params));
     ASSERT_TRUE(workspace.ok());
     std::memset(workspace->data(), 0xff, workspace->size());  // NaN, so that nothing relies on zeroes
-    AttentionPrefill(ctx, params, workspace->data());
+    AttentionPrefill(ctx, params, workspace->data(), mod);
   }
   // Every chunk cut into pieces of the given lengths, over and over, one call a piece.
   void RunCut(const std::vector<int>& pieces, int threads) {
@@ -73,7 +73,7 @@ void RunCase(const Case& c, uint64_t seed) {
     for (int page = 0; (page + 1) * c.page_size <= c.n - tail - c.window + 1; ++page) cache.PageId(0, page) = -1;
   }
   Prefill call(cache, c.q_heads, {tail, 13, 1}, seed + 1);
-  call.p.window = c.window;
+  call.mod.window = c.window;
   call.RunReference();
   const Prefill expected = call;
   call.Run(2);
@@ -126,7 +126,7 @@ TEST(AttentionPrefill, BitsDependNeitherOnTheCutsNorThreadsNorPages) {
       PagedCache cache(dtype, 16, 2, 64, 64, {400, 90}, 1);
       cache.Fill(OneThread());
       Prefill whole(cache, 6, {400, 90}, 2);
-      whole.p.window = window;
+      whole.mod.window = window;
       whole.Run(1);
       const std::vector<std::vector<int>> cuts{{7}, {1}, {64}, {1, 100, 3, 33}, {1000}};
       for (const auto& cut : cuts) {

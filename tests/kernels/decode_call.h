@@ -43,11 +43,14 @@ struct DecodeCall {
     if (!mass.empty()) p.mass = mass.data();
     return p;
   }
-  void RunReference() { reference::AttentionDecode(Params(), IdentityMod{}); }
+  void RunReference() {
+    WithModelMod(mod, [&](const auto& with) { reference::AttentionDecode(Params(), with); });
+  }
 
   std::vector<int32_t> seq, len;
   std::vector<float> q, out, lse, mass;
   AttentionDecodeParams p;
+  ModelMod mod;
 };
 
 // A selection in vectors: per (row, KV head) an ascending list.

@@ -48,7 +48,7 @@ TEST(MissingMass, BoundsAreTheFormulasAndHold) {
       const Context ctx = TwoThreads();
       auto workspace = Buffer::Create(AttentionDecodeWorkspace(ctx, d));
       ASSERT_TRUE(workspace.ok());
-      AttentionDecode(ctx, d, workspace->data(), softcap);
+      AttentionDecode(ctx, d, workspace->data(), {.softcap = softcap});
       std::vector<double> sums(2), alone(2);
       MissingMassBounds(ctx, step.p, s.view, lse.data(), softcap, sums.data());
 

@@ -43,12 +43,15 @@ struct PrefillCall {
     p.num_chunks = static_cast<int>(chunks.size());
     return p;
   }
-  void RunReference() { reference::AttentionPrefill(Params(), IdentityMod{}); }
+  void RunReference() {
+    WithModelMod(mod, [&](const auto& with) { reference::AttentionPrefill(Params(), with); });
+  }
 
   std::vector<PrefillChunk> chunks;
   int rows = 0;
   std::vector<float> q, out, lse;
   AttentionPrefillParams p;
+  ModelMod mod;
 };
 
 }  // namespace quire::testing

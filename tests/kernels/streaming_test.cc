@@ -47,11 +47,11 @@ TEST(Streaming, KeepsTheFirstTokensAndTheLatest) {
 
 struct SinksCall : DecodeCall {
   SinksCall(const PagedCache& cache, int q_heads, std::vector<int32_t> row_seq, std::vector<int32_t> row_len,
-            int sinks_, int window, uint64_t seed)
+            int sinks_, int window_, uint64_t seed)
       : DecodeCall(cache, q_heads, std::move(row_seq), std::move(row_len), seed, 3, 5) {
     q_sinks = RandomFloats(seq.size() * static_cast<size_t>(q_heads * cache.table().format.k_dim + 7), seed + 1);
-    p.window = window;
     sinks = sinks_;
+    window = window_;
   }
   AttentionSinksParams SinksParams() {
     const int64_t stride = static_cast<int64_t>(q_sinks.size() / seq.size());
@@ -59,7 +59,8 @@ struct SinksCall : DecodeCall {
             .q_sinks = q_sinks.data(),
             .q_sinks_stride = stride,
             .softcap = softcap,
-            .sinks = sinks};
+            .sinks = sinks,
+            .window = window};
   }
   void Run(int threads) {
     ThreadPool pool(threads);
@@ -72,7 +73,7 @@ struct SinksCall : DecodeCall {
     AttentionDecodeSinks(ctx, params, workspace->data());
   }
   std::vector<float> q_sinks;
-  int sinks = 0;
+  int sinks = 0, window = 1;
   float softcap = 0;
 };
 

@@ -13,6 +13,7 @@
 #include "kernels/attention_decode.h"
 #include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_mass.h"
+#include "kernels/cpu/amx.h"
 #include "parallel/shard_plan.h"
 #include "tests/core/engine/group_fixture.h"
 #include "tests/kernels/decode_call.h"
@@ -332,15 +333,16 @@ TEST(Pitfalls, Pitfall06RanksAgreeOnWhatIsInTheCacheAlready) {
 }
 
 // A (row, KV head)'s bits don't depend on how many others the call has: a rank that holds one KV head, or part of its
-// queries, gets those of one that holds all.
-TEST(Pitfalls, Pitfall07BitsOfAHeadDontDependOnTheHeadsBesideIt) {
-  for (const int length : {40, 700, 5000}) {
-    PagedCache full(DType::kBF16, 4, 2, 16, 16, {length}, 1, true);
+// queries, gets those of one that holds all. Also where pages go through AMX tiles, which groups of two heads don't.
+void ExpectBitsOfEachHead(int page_size, int dim, const std::vector<int>& lengths) {
+  for (const int length : lengths) {
+    PagedCache full(DType::kBF16, page_size, 2, dim, dim, {length}, 1, true);
     full.Fill(TwoThreads());
     for (const bool sparse : {false, true}) {
       const auto attend = [&](PagedCache& cache, int q_heads, const std::vector<float>& q, int first_kv_head) {
         DecodeCall call(cache, q_heads, {0}, {length}, 1);
         call.q = q;
+        call.p.model_group = 4;
         testing::Selection selection(1, cache.table().format.kv_heads, cache.Pages(0));
         for (int head = 0; head < cache.table().format.kv_heads; ++head) {
           std::mt19937_64 random(static_cast<uint64_t>(first_kv_head + head));
@@ -353,14 +355,14 @@ TEST(Pitfalls, Pitfall07BitsOfAHeadDontDependOnTheHeadsBesideIt) {
         AttentionDecode(TwoThreads(), call.Params(), workspace->data());
         return call.out;
       };
-      const std::vector<float> q = RandomFloats(8 * 16, 3);
+      const std::vector<float> q = RandomFloats(8 * static_cast<size_t>(dim), 3);
       const std::vector<float> one = attend(full, 8, q, 0);
-      for (const int size : {2, 3, 4}) {
+      for (const int size : {2, 3, 4, 6, 8}) {
         for (int rank = 0; rank < size; ++rank) {
           const ShardPlan plan = ShardPlan::Create({8, 2, 8, 8}, size, rank).value();
           RankSlice slice(full, q, 8, plan);
           const auto mine = [&](const std::vector<float>& all) {
-            return std::vector<float>(all.begin() + plan.q_heads.begin * 16, all.begin() + plan.q_heads.end * 16);
+            return std::vector<float>(all.begin() + plan.q_heads.begin * dim, all.begin() + plan.q_heads.end * dim);
           };
           const std::vector<float> out = attend(slice.cache, static_cast<int>(plan.q_heads.size()), mine(q),
                                                 static_cast<int>(plan.kv_heads.begin));
@@ -369,6 +371,13 @@ TEST(Pitfalls, Pitfall07BitsOfAHeadDontDependOnTheHeadsBesideIt) {
       }
     }
   }
+}
+TEST(Pitfalls, Pitfall07BitsOfAHeadDontDependOnTheHeadsBesideIt) {
+  ExpectBitsOfEachHead(4, 16, {40, 700, 5000});
+  ExpectBitsOfEachHead(16, 64, {700});
+  UseSoftwareTilesForTesting(true);
+  ExpectBitsOfEachHead(16, 64, {40, 700});
+  UseSoftwareTilesForTesting(false);
 }
 
 // Pages and metadata that had another owner, were shared, or written in part: a busy engine gives what a new one gives.
@@ -501,7 +510,7 @@ TEST(Pitfalls, Pitfall10EmptyPartsAndUnreadMemoryGiveNoNan) {
   sinks.decode.selection = nullptr;
   sinks.decode.mass = nullptr;
   sinks.decode.rows = 1;
-  sinks.decode.window = 1;
+  sinks.window = 1;
   const int32_t seq = 1, len = 5;
   sinks.decode.row_seq = &seq;
   sinks.decode.row_len = &len;

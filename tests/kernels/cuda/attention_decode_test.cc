@@ -44,8 +44,10 @@ struct Decode : testing::DecodeCall {
                                  std::numeric_limits<float>::quiet_NaN());
     // Either way of merging: bits are the same, as BothWaysOfMergingGiveTheSameBits shows.
     std::vector<int32_t> counters(cuda::kDecodeCounters);
-    const Status status =
-        cuda::AttentionDecode(Stream{}, params, most_pages, IdentityMod{}, workspace.data(), seed % 2 == 0 ? nullptr : counters.data());
+    const Status status = WithModelMod(mod, [&](const auto& with) {
+      return cuda::AttentionDecode(Stream{}, params, most_pages, with, workspace.data(),
+                                   seed % 2 == 0 ? nullptr : counters.data());
+    });
     ASSERT_TRUE(status.ok()) << status.ToString();
     ASSERT_EQ(std::count(counters.begin(), counters.end(), 0), std::ssize(counters));
   }
@@ -77,7 +79,7 @@ void RunCase(const Case& c, uint64_t seed) {
   PagedCache cache(c.dtype, c.page_size, c.kv_heads, c.dim, c.dim, lengths, seed);
   cache.Fill(Pool());
   Decode call(cache, c.q_heads, seq, len, seed + 1);
-  call.p.window = c.window;
+  call.mod.window = c.window;
   Selection selection(rows, c.kv_heads, std::max(1, std::max(c.budget_pages, cache.Pages(0))));
   for (int r = 0; r < rows; ++r) {
     for (int h = 0; h < c.kv_heads; ++h) {
@@ -292,14 +294,14 @@ TEST(CudaAttentionDecode, FreedPagesOfAWindowAreNeverTouched) {
     PagedCache cache(DType::kF16, 16, 1, 64, 64, {200}, 1);
     cache.Fill(Pool());
     Decode call(cache, group, {0}, {200}, 2);
-    call.p.window = 70;
+    call.mod.window = 70;
     call.RunReference();
     const Decode expected = call;
     for (int page = 0; page < 8; ++page) cache.PageId(0, page) = -1;  // positions 0 … 127; the window is 130 … 199
     call.Run(1);
     EXPECT_LE(RelativeError(call.out, expected.out), Tolerance(DType::kF16));
     // Without a window the freed pages count as not there.
-    call.p.window = 0;
+    call.mod.window = 0;
     call.RunReference();
     const Decode holes = call;
     call.Run(1);
@@ -354,7 +356,10 @@ struct Masses {
     if (!with_lse) p.lse = nullptr;
     std::vector<float> workspace(cuda::AttentionDecodeWorkspace(p, call.MostPages()) / sizeof(float),
                                  std::numeric_limits<float>::quiet_NaN());
-    EXPECT_TRUE(cuda::AttentionDecode(Stream{}, p, call.MostPages(), workspace.data()).ok());
+    const Status status = WithModelMod(call.mod, [&](const auto& with) {
+      return cuda::AttentionDecode(Stream{}, p, call.MostPages(), with, workspace.data());
+    });
+    EXPECT_TRUE(status.ok()) << status.ToString();
   }
   double Worst() const {
     double worst = 0;
@@ -378,7 +383,7 @@ TEST(CudaAttentionDecode, MassPerPageAgreesWithTheReference) {
       for (int pos = 333; pos < cache.Pages(0) * page_size; ++pos) cache.PoisonSlot(0, pos);
       Decode call(cache, 2 * group, {0, 1, 0}, {333, 0, 200}, 2);
       // Dense, in a window with a freed page, without and with a place for the log-sum-exp; more pages than there are.
-      call.p.window = group == 1 ? 0 : 150;
+      call.mod.window = group == 1 ? 0 : 150;
       cache.PageId(0, 190 / page_size) = -1;
       const Masses dense(call, cache.Pages(0) + 40, group == 1, 3);
       EXPECT_LE(dense.Worst(), kMassTolerance);
@@ -431,6 +436,25 @@ TEST(CudaAttentionDecode, BothWaysOfMergingGiveTheSameBits) {
     kernel.Run(8);
     EXPECT_EQ(std::memcmp(blocks.out.data(), kernel.out.data(), blocks.out.size() * sizeof(float)), 0) << group;
     EXPECT_EQ(std::memcmp(blocks.lse.data(), kernel.lse.data(), blocks.lse.size() * sizeof(float)), 0) << group;
+  }
+}
+
+// A rank that holds a part of a KV head's queries gets the bits of one that holds them all: the model's group decides
+// whether tensor cores are used.
+TEST(CudaAttentionDecode, BitsDontDependOnHowManyHeadsOfAGroupAreHere) {
+  for (const int group : {3, 6, 12}) {
+    const PagedCache cache(DType::kBF16, 16, 1, 64, 64, {700}, 5);
+    Decode whole(cache, group, {0}, {700}, 6);
+    whole.Run(7);
+    for (int count = 1; count < group; count += count < 4 ? 1 : 4) {
+      const int first = (group - count) / 2;
+      Decode part(cache, count, {0}, {700}, 6);
+      std::copy_n(whole.q.begin() + first * 64, count * 64, part.q.begin());
+      part.p.model_group = group;
+      part.Run(8);
+      EXPECT_EQ(std::memcmp(part.out.data(), &whole.out[static_cast<size_t>(first) * 64], static_cast<size_t>(count) * 256), 0)
+          << count << " of " << group;
+    }
   }
 }
 

@@ -208,7 +208,7 @@ TEST(CudaAttentionMod, AFullyMaskedRowIsZeroAndMinusInfinity) {
 
 // What the library brings: all widths, by the public functions.
 TEST(CudaAttentionMod, TheLibrarysSoftCapAgreesWithTheReference) {
-  const SoftCapMod mod = Flex(SoftCap{2.0f});
+  const SoftCapMod mod{SoftCap{2.0f}, {}};
   const std::tuple<DType, int, int, int, int> shapes[] = {{DType::kBF16, 16, 8, 1, 256}, {DType::kF16, 8, 4, 1, 128},
                                                          {DType::kBF16, 16, 12, 1, 96}, {DType::kF32, 5, 2, 1, 24}};
   for (const auto& [dtype, page_size, q_heads, kv_heads, dim] : shapes) {

@@ -42,7 +42,8 @@ struct Prefill : testing::PrefillCall {
     emulator::Options options;
     options.seed = seed;
     const emulator::ScopedOptions scoped(options);
-    const Status status = cuda::AttentionPrefill(Stream{}, Params(), ChunkRows() + more_rows);
+    const Status status = WithModelMod(
+        mod, [&](const auto& with) { return cuda::AttentionPrefill(Stream{}, Params(), ChunkRows() + more_rows, with); });
     ASSERT_TRUE(status.ok()) << status.ToString();
   }
   float* Out(int row, int head) { return &out[static_cast<size_t>(row * p.out_stride + head * p.table.format.v_dim)]; }
@@ -112,7 +113,7 @@ void RunCase(const Case& c, uint64_t seed) {
     for (int page = 0; (page + 1) * c.page_size <= hidden; page += 2) cache.PageId(0, page) = -1;
   }
   Prefill call(cache, c.q_heads, {tail, 13, 1}, seed + 1);
-  call.p.window = c.window;
+  call.mod.window = c.window;
   call.RunReference();
   const Prefill expected = call;
   call.Clear();
@@ -233,7 +234,7 @@ void CompareBits(int n, int group, const std::vector<int>& cuts, const std::vect
       PagedCache cache(DType::kBF16, page_size, 2, 64, 64, {n, 45}, 1);
       cache.Fill(Pool());
       Prefill whole(cache, 2 * group, {n, 11}, 2);
-      whole.p.window = window;
+      whole.mod.window = window;
       whole.Run(1);
       // Other cuts, in one call and in an order of their own, with padding and empty chunks between.
       Prefill pieces = whole;
@@ -273,7 +274,7 @@ void CompareBits(int n, int group, const std::vector<int>& cuts, const std::vect
       }
       constexpr int kLocal = 5;
       Prefill local(one, group, {kLocal}, 9);
-      local.p.window = window;
+      local.mod.window = window;
       for (int row = 0; row < kLocal; ++row) {
         const int64_t from_row = n - kLocal + row;
         std::copy_n(whole.q.begin() + from_row * whole.p.q_stride + group * 64, group * 64,
@@ -317,7 +318,7 @@ TEST(CudaAttentionPrefill, NanInAKeyShowsInTheRowsThatSeeItAndInNoOther) {
     cache.Fill(Pool());
     Prefill call(cache, 3, {200}, 2);
     call.chunks = {{0, 20, 6, 20}, {0, 85, 30, 85}, {0, 163, 20, 163}};
-    call.p.window = 10;
+    call.mod.window = 10;
     cache.PoisonSlot(0, 90);
     call.Run(1);
     for (int row = 0; row < 200; ++row) {

@@ -387,10 +387,10 @@ void DecodeAttention(int group) {
   std::vector<float> workspace(cuda::AttentionDecodeWorkspace(p, 10) / sizeof(float));
   ASSERT_FALSE(workspace.empty());
   std::vector<int32_t> counters(cuda::kDecodeCounters);
-  ASSERT_TRUE(cuda::AttentionDecode(Stream{}, p, 10, IdentityMod{}, workspace.data(), counters.data()).ok());
+  ASSERT_TRUE(cuda::AttentionDecode(Stream{}, p, 10, PlainMod{}, workspace.data(), counters.data()).ok());
   p.out = want.data();
   p.mass = want_mass.data();
-  reference::AttentionDecode(p, IdentityMod{});
+  reference::AttentionDecode(p, PlainMod{});
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(out[i], want[i], 1e-4);
   for (size_t i = 0; i < mass.size(); ++i) ASSERT_NEAR(mass[i], want_mass[i], 1e-4);
 }
@@ -419,7 +419,7 @@ void PrefillAttention(int page_size, int group, double tolerance) {
   p.scale = 0.125f;
   ASSERT_TRUE(cuda::AttentionPrefill(Stream{}, p, kRows).ok());
   p.out = want.data();
-  reference::AttentionPrefill(p, IdentityMod{});
+  reference::AttentionPrefill(p, PlainMod{});
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(out[i], want[i], tolerance);
 }
 TEST_F(KernelRaces, AttentionPrefill) { PrefillAttention(12, 4, 1e-5); }
@@ -445,7 +445,7 @@ TEST_F(KernelRaces, PrefillMass) {
   attention.pages = layer.Pages();
   attention.table = layer.Table();
   attention.scale = 0.125f;
-  reference::AttentionPrefill(attention, IdentityMod{});
+  reference::AttentionPrefill(attention, PlainMod{});
   PrefillMassParams p;
   p.q = q.data();
   p.q_stride = 2 * 64;
@@ -457,9 +457,9 @@ TEST_F(KernelRaces, PrefillMass) {
   p.scale = 0.125f;
   p.mass = mass.data();
   p.mass_pages = 8;
-  ASSERT_TRUE(cuda::PrefillMass(Stream{}, p, IdentityMod{}).ok());
+  ASSERT_TRUE(cuda::PrefillMass(Stream{}, p, PlainMod{}).ok());
   p.mass = want.data();
-  reference::PrefillMass(p, IdentityMod{});
+  reference::PrefillMass(p, PlainMod{});
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(mass[i], want[i], 1e-4);
 }
 

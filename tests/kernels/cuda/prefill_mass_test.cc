@@ -44,7 +44,7 @@ struct MassCall {
     p.mass = mass->data();
     return p;
   }
-  template <class Mod = IdentityMod>
+  template <class Mod = PlainMod>
   static void Run(const PrefillMassParams& p, uint64_t seed, const Mod& mod = {}) {
     emulator::Options options;
     options.seed = seed;
@@ -64,7 +64,7 @@ void RunCase(DType dtype, int n, int page_size, int dim, int q_heads, int kv_hea
   MassCall call(cache, q_heads, std::min(n, tail), seed + 1);
   std::vector<float> mass, expected;
   MassCall::Run(call.Params(&mass, 40), seed);  // more pages than a block takes
-  reference::PrefillMass(call.Params(&expected, 40), IdentityMod{});
+  reference::PrefillMass(call.Params(&expected, 40), PlainMod{});
   EXPECT_LE(RelativeError(mass, expected), 1e-5);
   for (size_t i = 0; i < mass.size(); ++i) ASSERT_EQ(mass[i] == 0, expected[i] == 0) << i;
 }
@@ -146,17 +146,17 @@ TEST(CudaPrefillMass, FreedPagesAndHeadsThatSawNothingGiveZero) {
   }
 }
 
-TEST(CudaPrefillMass, HonoursASoftCap) {
+TEST(CudaPrefillMass, HonoursASoftCapAndAWindow) {
   PagedCache cache(DType::kF32, 16, 2, 32, 32, {150}, 1);
   cache.Fill(Pool());
   MassCall call(cache, 4, 20, 2);
   for (float& q : call.prefill.q) q *= 6;  // so that it matters
-  const SoftCapMod mod{SoftCap{3.0f}};
+  const SoftCapMod mod{SoftCap{3.0f}, WindowMask{61}};
   reference::AttentionPrefill(call.prefill.Params(), mod);
   std::vector<float> mass, expected, uncapped;
   MassCall::Run(call.Params(&mass), 1, mod);
   reference::PrefillMass(call.Params(&expected), mod);
-  reference::PrefillMass(call.Params(&uncapped), IdentityMod{});
+  reference::PrefillMass(call.Params(&uncapped), PlainMod{});
   EXPECT_LE(RelativeError(mass, expected), 1e-5);
   EXPECT_GT(RelativeError(mass, uncapped), 0.1);
 }
@@ -167,7 +167,7 @@ TEST(CudaPrefillMass, ByTokensIsRefused) {
   std::vector<float> mass;
   PrefillMassParams p = call.Params(&mass);
   p.by_token = true;
-  EXPECT_EQ(cuda::PrefillMass(Stream{}, p, IdentityMod{}).code(), StatusCode::kInternal);
+  EXPECT_EQ(cuda::PrefillMass(Stream{}, p, PlainMod{}).code(), StatusCode::kInternal);
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ void RunCase(DType dtype, int n, int page_size, int dim, int q_heads, int kv_hea
   const std::vector<float> q_sinks = RandomFloats(call.q.size(), seed + 2);
   AttentionSinksParams p;
   p.decode = call.Params();
-  p.decode.window = window;
+  p.window = window;
   p.q_sinks = q_sinks.data();
   p.q_sinks_stride = call.p.q_stride;
   p.softcap = seed % 3 == 0 ? 0.7f : 0;
