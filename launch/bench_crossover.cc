@@ -166,7 +166,8 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
   ASSIGN_OR_RETURN(const auto device, BenchDevice::Create(flags.device, flags.threads));
   ASSIGN_OR_RETURN(const size_t free_bytes, device->FreeBytes());
   for (const int64_t depth : depths) RETURN_IF_ERROR(BenchCache::CheckRoom(format, flags.batch, depth, free_bytes));
-  const PolicyShape shape{flags.page_size, flags.head_dim, flags.head_dim, dtype, flags.q_heads / flags.kv_heads};
+  const PolicyShape shape{flags.page_size, flags.head_dim, flags.head_dim, dtype, flags.q_heads / flags.kv_heads,
+                          device->ctx().device.kind};
 
   ASSIGN_OR_RETURN(MachineRates rates, device->Measure(flags.machine_seconds));
   ASSIGN_OR_RETURN(BenchClock clock, BenchClock::Create(device->ctx()));
@@ -204,10 +205,10 @@ Status RunBenchCrossover(const CrossoverFlags& flags) {
   const AttentionCosts costs = FitCosts(samples, shape);
   Json json = {{"results", Json::array()},
                {"crossovers", Json::array()},
-               {"costs", {{"fitted", CostsJson(costs)}, {"committed", CostsJson(kMeasuredCosts)}}},
+               {"costs", {{"fitted", CostsJson(costs)}, {"committed", CostsJson(MeasuredCosts(shape.device))}}},
                {"machine", MachineJson(rates, device->threads())}};
   for (const int64_t budget : budgets) {
-    const AttentionCostModel fitted(costs, shape, budget, 0), committed(kMeasuredCosts, shape, budget, 0);
+    const AttentionCostModel fitted(costs, shape, budget, 0), committed(MeasuredCosts(shape.device), shape, budget, 0);
     for (const Sample& s : samples) {
       if (s.budget == budget) json["results"].push_back(SampleRow(s, fitted, committed));
     }

@@ -230,7 +230,7 @@ Result<std::unique_ptr<PolicyBench>> PolicyBench::Create(const Context& ctx, con
 
 PolicyShape PolicyBench::Shape() const {
   const PageFormat& f = options_.format;
-  return {f.page_size, f.k_dim, f.v_dim, f.dtype, options_.q_heads / f.kv_heads};
+  return {f.page_size, f.k_dim, f.v_dim, f.dtype, options_.q_heads / f.kv_heads, ctx_.device.kind};
 }
 
 Status PolicyBench::Add(const AttentionSpec& spec) {

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <utility>
 
+#include "core/engine/engine_device.h"
 #include "core/engine/policy_set.h"
 #include "core/io/file_mapping.h"
 #include "core/io/tokenizer.h"
@@ -44,7 +45,12 @@ Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& con
     if (name == "auto") continue;
     ASSIGN_OR_RETURN(dtype, ParseFloatDType(name));
   }
-  return PolicyShapeOf(config, dtype, options.page_size);
+  DeviceKind device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
+  if (options.device == "auto") {
+    ASSIGN_OR_RETURN(const Device found, ChooseLocalDevice(options, 0, 1));
+    device = found.kind;
+  }
+  return PolicyShapeOf(config, dtype, options.page_size, device);
 }
 
 Status RunToEnd(Engine& engine, const std::vector<std::string>& ids, const std::function<void()>& after_step) {

@@ -382,7 +382,8 @@ Result<EnginePlan> PlanEngine(const Context& ctx, EngineOptions options, const M
   }
   ASSIGN_OR_RETURN(plan.shard, ShardPlan::Create(NumbersOf(config), tp, rank));
   for (const AttentionSpec& spec : options.attention) {
-    ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, PolicyShapeOf(config, plan.cache_dtype, options.page_size)));
+    ASSIGN_OR_RETURN(auto policy, MakePolicy(spec, PolicyShapeOf(config, plan.cache_dtype, options.page_size,
+                                                                   ctx.device.kind)));
     if (ctx.device.kind == DeviceKind::kCuda) RETURN_IF_ERROR(CheckRunsOnGpu(*policy, spec));
     plan.policies.push_back(std::move(policy));
   }

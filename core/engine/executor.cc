@@ -54,7 +54,8 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(Buffer logits, Buffer::Create(static_cast<size_t>(limits.max_logit_rows) *
                                                  static_cast<size_t>(local_vocab) * sizeof(float),
                                                  ctx.device));
-  const PolicyShape policies = PolicyShapeOf(config, options.cache.groups.front().dtype, options.cache.page_size);
+  const PolicyShape policies = PolicyShapeOf(config, options.cache.groups.front().dtype, options.cache.page_size,
+                                             ctx.device.kind);
   std::unique_ptr<Executor> executor(new Executor(ctx, std::move(storage), std::move(history), std::move(slot_maps),
                                                   std::move(decoder), std::move(sampler), policies));
   executor->logits_ = std::move(logits);

@@ -15,8 +15,8 @@
 namespace quire {
 
 // What policies are made for: the model's own numbers, not those of a rank.
-inline PolicyShape PolicyShapeOf(const ModelConfig& config, DType cache_dtype, int page_size) {
-  return {page_size, config.head_dim, config.head_dim, cache_dtype, config.q_heads / config.kv_heads};
+inline PolicyShape PolicyShapeOf(const ModelConfig& config, DType cache_dtype, int page_size, DeviceKind device) {
+  return {page_size, config.head_dim, config.head_dim, cache_dtype, config.q_heads / config.kv_heads, device};
 }
 
 class PolicySet {

@@ -56,7 +56,7 @@ Result<std::unique_ptr<AttentionPolicy>> MakeAutoPolicy(const PolicyOptions& opt
   ASSIGN_OR_RETURN(PageOptions page_options, PageOptions::Read("auto", &reader, shape.page_size));
   RETURN_IF_ERROR(PageOptions::ReadReduce(&reader, &page_options.reduce));
   int64_t crossover =
-      AttentionCostModel(kMeasuredCosts, shape, page_options.token_budget, page_options.budget_share).Crossover();
+      AttentionCostModel(MeasuredCosts(shape.device), shape, page_options.token_budget, page_options.budget_share).Crossover();
   RETURN_IF_ERROR(reader.Integer("crossover", 0, int64_t{1} << 30, &crossover));
   RETURN_IF_ERROR(reader.Finish());
   ASSIGN_OR_RETURN(auto sparse, MakeQuestPolicy(inner, shape.page_size));

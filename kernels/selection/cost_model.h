@@ -1,5 +1,5 @@
-// What a decode step of attention costs for one sequence and KV head, dense and by quest, from four constants that were
-// measured once, and the length from which on quest is the faster. With n tokens in the cache, t bytes of K and V a
+// What a decode step of attention costs for one sequence and KV head, dense and by quest, from four constants a kind of
+// device that were measured once, and the length from which on quest is the faster. With n tokens in the cache, t bytes of K and V a
 // token and KV head, m bytes of min and max a page of S tokens, and B(n) = max(token_budget, budget_share · n):
 //
 //   dense(n)  = n · t · dense_byte
@@ -27,12 +27,20 @@ struct AttentionCosts {
   double fixed = 0;        // a list, however short: what a sparse step takes more than a dense one of no pages
 };
 
-// On two processors of an AMD EPYC (Zen 3, AVX2) that read 27 to 34 GB/s, 32 query and 8 KV heads of 128 in bf16, page 16,
-// 2026-11-21. The rates are the middles of three runs of `quire bench kernels` at 32,768 tokens and a budget of 2048
-// (README's figures: dense 7.7 to 8.8 ms, quest's attention 0.61 to 0.72, its selection 0.56 to 0.60). `fixed` is chosen by
-// hand: fits of `quire bench crossover` to short lengths gave 0 to 36 µs, more the busier the machine.
-inline constexpr AttentionCosts kMeasuredCosts = {
-    .dense_byte = 61.5e-12, .sparse_byte = 79e-12, .select_byte = 69e-12, .fixed = 4e-6};
+// Both of 32 query and 8 KV heads of 128 in bf16, page 16.
+// CPU: the medians of what nine runs of `quire bench crossover --q-heads 32 --kv-heads 8 --head-dim 128 --threads 2` fitted, on
+// two idle processors of an AMD EPYC (Zen 4, AVX-512) that read 33 GB/s, 2026-11-28: 33.2 to 38.6, 40.4 to 45.1, 33.3 to 37.5 ps
+// and 0 to 4.5 µs.
+inline constexpr AttentionCosts kCpuCosts = {
+    .dense_byte = 35.4e-12, .sparse_byte = 43.2e-12, .select_byte = 34.9e-12, .fixed = 2.7e-6};
+// GPU: an H200, fitted to the times in tests/gpu_reports/h200.json by tests/gpu_reports/costs.py, which they meet within 7 % in the
+// mean. There a call costs some 20 µs before its bytes, which lists share; `fixed` is of 64 lists, a batch of eight.
+inline constexpr AttentionCosts kGpuCosts = {
+    .dense_byte = 0.244e-12, .sparse_byte = 0.263e-12, .select_byte = 0.294e-12, .fixed = 0.156e-6};
+
+inline constexpr const AttentionCosts& MeasuredCosts(DeviceKind device) {
+  return device == DeviceKind::kCpu ? kCpuCosts : kGpuCosts;
+}
 
 class AttentionCostModel {
  public:

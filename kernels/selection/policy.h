@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/base/context.h"
+#include "core/base/device.h"
 #include "core/base/dtype.h"
 #include "core/base/status.h"
 #include "kernels/page_history.h"
@@ -39,6 +40,7 @@ struct PolicyShape {
   int v_dim = 128;
   DType dtype = DType::kBF16;  // of the cache
   int query_group = 4;         // query heads of a KV head, in the whole model
+  DeviceKind device = DeviceKind::kCpu;  // that steps run on
 
   int64_t TokenBytes() const { return int64_t{k_dim + v_dim} * ElementSize(dtype); }        // K and V, of a KV head
   int64_t MetadataBytes() const { return int64_t{2} * k_dim * ElementSize(dtype); }         // min and max of a page

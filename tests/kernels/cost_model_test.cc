@@ -78,10 +78,12 @@ TEST(AttentionCostModel, TheCrossoverIsWhereCountingFindsIt) {
 }
 
 TEST(AttentionCostModel, CommittedConstantsMakeQuestPayBehindItsBudget) {
-  for (const int64_t budget : {64, 512, 2048, 8192}) {
-    const int64_t crossover = AttentionCostModel(kMeasuredCosts, {}, budget, 0).Crossover();
-    EXPECT_GT(crossover, budget);
-    EXPECT_LT(crossover, 2 * budget + 1000);
+  for (const DeviceKind device : {DeviceKind::kCpu, DeviceKind::kCuda}) {
+    for (const int64_t budget : {64, 512, 2048, 8192}) {
+      const int64_t crossover = AttentionCostModel(MeasuredCosts(device), {}, budget, 0).Crossover();
+      EXPECT_GT(crossover, budget);
+      EXPECT_LT(crossover, 2 * budget + 1500);
+    }
   }
 }
 
@@ -98,12 +100,13 @@ TEST(AutoPolicy, IsDenseBelowItsCrossoverAndQuestFromItOn) {
   EXPECT_EQ(DenseUpTo(*Make("dense", 16), 100000, 16), 100000);
   EXPECT_EQ(DenseUpTo(*Make("auto:budget_share=1", 16), 100000, 16), 100000);
 
-  for (const PolicyShape& shape : {PolicyShape{}, PolicyShape{64, 64, 64, DType::kF32, 1}, PolicyShape{1, 128, 128}}) {
+  for (const PolicyShape& shape : {PolicyShape{}, PolicyShape{64, 64, 64, DType::kF32, 1}, PolicyShape{1, 128, 128},
+                                   PolicyShape{.device = DeviceKind::kCuda}}) {
     for (const char* options : {"", ":token_budget=256", ":token_budget=256:budget_share=0.25"}) {
       const auto policy = MakePolicy(*AttentionSpec::Parse(std::string("auto") + options), shape).value();
       const double share = std::string(options).find("share") == std::string::npos ? 0 : 0.25;
       const int64_t crossover =
-          AttentionCostModel(kMeasuredCosts, shape, policy->token_budget(), share).Crossover();
+          AttentionCostModel(MeasuredCosts(shape.device), shape, policy->token_budget(), share).Crossover();
       constexpr int64_t kLongest = int64_t{1} << 40;
       EXPECT_EQ(DenseUpTo(*policy, kLongest, shape.page_size), std::min(crossover - 1, kLongest)) << options;
     }

@@ -310,7 +310,7 @@ TEST(AutoAttention, TheCrossoverIsThatOfTheModelsOwnShape) {
   const AttentionSpec spec = AttentionSpec::Parse("auto:token_budget=16:dense_layers=0").value();
   EngineOptions options = GqaOptions({spec});
   options.max_model_len = 512;
-  const int64_t own = AttentionCostModel(kMeasuredCosts, {4, 8, 8, DType::kF32, 4}, 16, 0).Crossover();
+  const int64_t own = AttentionCostModel(kCpuCosts, {4, 8, 8, DType::kF32, 4}, 16, 0).Crossover();
   const int64_t usual = DenseUpTo(*MakePolicy(spec, options.page_size).value(), 100000, options.page_size) + 1;
   ASSERT_LT(usual, 480);
   ASSERT_GT(own, usual + 10);
