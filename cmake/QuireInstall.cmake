@@ -1,6 +1,6 @@
 # Install and export. find_package(quire) gives quire::quire: every layer's static library behind one name. The headers
 # keep their paths in the repository under include/quire, so both "core/engine/engine.h" and
-# <quire/core/engine/engine.h> work in a program that links it.
+# <quire/core/engine/engine.h> work in a program that links it. Beside it quire::cuda_kernels, for files that nvcc compiles.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -15,6 +15,8 @@ target_include_directories(quire INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_I
 
 if(TARGET quire_cuda_kernels)
   list(APPEND quire_layers quire_cuda_kernels)
+  target_include_directories(quire_cuda_kernels INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+    $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/quire/kernels/cuda/backend>)
 endif()
 install(TARGETS quire ${quire_layers} EXPORT quireTargets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}

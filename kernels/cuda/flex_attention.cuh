@@ -1,5 +1,6 @@
 // Decode and prefill attention on the GPU with a Mod of the caller's own (kernels/mods.h): what AttentionDecode and
-// AttentionPrefill launch. For nvcc, or a host compiler with the emulator's backend.
+// AttentionPrefill launch. For nvcc, or a host compiler with the emulator's backend; quire::cuda_kernels of the CMake package
+// brings the include path and the flags.
 #pragma once
 
 #include "kernels/cuda/attention_decode.h"

@@ -1,23 +1,15 @@
-# Steps of the install test; every one ends it with a sentence when it fails. `out` is what a step wrote to stdout: MPI says
-# things on stderr that are none of the program's.
+# The steps of the install test.
+include(${CMAKE_CURRENT_LIST_DIR}/steps.cmake)
 set(work ${BUILD_DIR}/tests/install/work)
 file(REMOVE_RECURSE ${work})
 file(MAKE_DIRECTORY ${work}/outside)
 file(COPY ${SOURCE_DIR}/tests/install/consumer DESTINATION ${work}/outside)
 
-function(step what)
-  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE out ERROR_VARIABLE err)
-  if(NOT result EQUAL 0)
-    message(FATAL_ERROR "${what} failed (${result}):\n${out}\n${err}")
-  endif()
-  set(out "${out}" PARENT_SCOPE)
-endfunction()
-
 set(flags "")
 if(SANITIZE)
   set(flags "-fsanitize=${SANITIZE}")
 endif()
-step("installing" ${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${work}/prefix)
+install_into(${work}/prefix)
 step("configuring the program outside the tree" ${CMAKE_COMMAND} -S ${work}/outside/consumer -B ${work}/outside/build
   -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER} "-DCMAKE_CXX_FLAGS=${flags}" -DCMAKE_PREFIX_PATH=${work}/prefix)
 step("building it" ${CMAKE_COMMAND} --build ${work}/outside/build)

@@ -1,0 +1,25 @@
+# What the install tests share: a step ends the test with a sentence when it fails.
+# `out` is what a step wrote to stdout: MPI says things on stderr that are none of the program's.
+function(step what)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result OUTPUT_VARIABLE out ERROR_VARIABLE err)
+  if(NOT result EQUAL 0)
+    message(FATAL_ERROR "${what} failed (${result}):\n${out}\n${err}")
+  endif()
+  set(out "${out}" PARENT_SCOPE)
+endfunction()
+
+# install_into(PREFIX): installs the build; the package that others find names no folder of the tree.
+function(install_into prefix)
+  step("installing" ${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${prefix})
+  file(GLOB_RECURSE package ${prefix}/*quire*.cmake)
+  if(NOT package)
+    message(FATAL_ERROR "no CMake package was installed into ${prefix}")
+  endif()
+  foreach(file ${package})
+    file(READ ${file} text)
+    string(FIND "${text}" "${SOURCE_DIR}/" at)
+    if(NOT at EQUAL -1)
+      message(FATAL_ERROR "${file} names ${SOURCE_DIR}")
+    endif()
+  endforeach()
+endfunction()
