@@ -38,7 +38,7 @@ pack() {
   done < <(ldd "$build/bin/quire" "$build/bin/gpu_kernels_test" "$build/bin/gpu_operations_test" "$build/bin/gpu_engine_test" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' | sort -u)
   cp -r "$root/tests/data/stories260K" "$root/tests/data/retriever-2m" "$root/tests/data/gqa-dummy" "$root/tests/data/golden" \
     "$stage/tests/data/"
-  cp "$root/launch/gpu_check.sh" "$root/tests/peers/torch_attention.py" "$stage/"
+  cp "$root/launch/gpu_check.sh" "$root/tests/peers/torch_attention.py" "$root/tests/peers/flashinfer_attention.py" "$stage/"
   git -C "$root" rev-parse HEAD > "$stage/commit" 2> /dev/null || echo unknown > "$stage/commit"
   tar -C "$stage" -czf "$file" .
   echo "$file: $(($(stat -c %s "$file") / 1048576)) MiB"
@@ -118,13 +118,17 @@ TEXT
   bench decode decode "${model[@]}" --depth 0,4096,32768 --batch 1,16 --attention dense,quest --token-budget 2048
   bench decode_long decode "${model[@]}" --depth 130000 --batch 1,4 --attention dense,quest --token-budget 2048 --repeats 2
   bench prefill prefill "${model[@]}" --lengths 2048,8192,32768 --max-num-batched-tokens 2048
-  if python3 -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null; then
-    echo "PyTorch" >&2
-    python3 torch_attention.py --batch 1,16 --depth 4096,32768,131072 --heads 32:8 --prefill 2048,8192 > "$out/torch.json" 2> "$out/torch.txt" ||
-      tail -n 1 "$out/torch.txt" >&2
-    names+=(torch)
+  peer() {  # NAME, the modules that it imports, then its script and what that takes
+    local name=$1 modules=$2
+    shift 2
+    python3 -c "import $modules; assert torch.cuda.is_available()" 2> /dev/null || return 0
+    echo "$1" >&2
+    timeout 600 python3 "$@" > "$out/$name.json" 2> "$out/$name.txt" || tail -n 1 "$out/$name.txt" >&2
+    names+=("$name")
     write_report
-  fi
+  }
+  peer torch torch torch_attention.py --batch 1,16 --depth 4096,32768,131072 --heads 32:8 --prefill 2048,8192
+  peer flashinfer flashinfer,torch flashinfer_attention.py --batch 1,16 --depth 4096,32768,131072 --heads 32:8 --prefill 2048,8192
   if command -v compute-sanitizer > /dev/null; then
     for name in memcheck racecheck; do
       echo "compute-sanitizer $name" >&2
