@@ -118,7 +118,7 @@ void AddEngineFlags(CLI::App& app, EngineFlags* flags) {
   add(AddSwitch(app, "--batch-invariant", &flags->batch_invariant,
                 "a sequence's bits don't depend on what runs beside it, on chunks or on threads (slower)"));
   add(AddSwitch(app, "--missing-mass-bound", &flags->missing_mass_bound,
-                "count how much attention selections may have left out, by page bounds (CPU; slower)"));
+                "count how much attention selections may have left out, by page bounds (slower)"));
   add(AddFlag(app, "--seed", &flags->seed, "of sampling, of dummy weights and of what a command draws")
           ->check(NotNegative()));
 }

@@ -56,8 +56,8 @@ struct EngineOptions {
   // Policies that requests may use, each request with options of its own if it likes; the first is the default.
   std::vector<AttentionSpec> attention = {AttentionSpec{}};
   bool batch_invariant = false;
-  // Counts, step by step, how much of the attention may have been left out (AttentionReads::missing_mass_bound); on the CPU,
-  // and as costly as quest's selection for each query head.
+  // Counts, step by step, how much of the attention may have been left out (AttentionReads::missing_mass_bound); on the CPU as
+  // costly as quest's selection for each query head.
   bool missing_mass_bound = false;
   uint64_t seed = 0;                 // of requests without one; also of dummy weights
   bool load_tokenizer = true;        // false: token ids in and out only, no stop strings

@@ -117,9 +117,6 @@ Status EngineRank::Execute(const StepPlan& step, StepResult* result) const {
 
 Status EngineRank::UseGpu(const EngineOptions& options, Context* ctx) {
   if (ctx->device.kind == DeviceKind::kCpu) return OkStatus();
-  if (options.missing_mass_bound) {
-    return Status(StatusCode::kUnimplemented, "missing_mass_bound is counted on the CPU alone; leave it out, or use device cpu");
-  }
   auto made = DeviceSession::Create(ctx->device);
   RETURN_IF_ERROR(AgreeOn(*comm, topology, Phase::kLoad, made.status()));
   session = std::move(made).value();

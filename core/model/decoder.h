@@ -118,7 +118,7 @@ struct DecoderOptions {
   int max_logit_rows = 0;
   int64_t max_length = 0;  // longest sequence, for selection scratch
   bool enforce_eager = false;  // on a GPU: no CUDA graphs of decode steps
-  bool missing_mass_bound = false;  // counts AttentionReads::bounds of policies that choose by page metadata; on the CPU
+  bool missing_mass_bound = false;  // counts AttentionReads::bounds of policies that choose by page metadata
 };
 
 // Bytes of the rows between kernels that Create makes; attention workspaces come on top as lengths and batches grow.

@@ -110,7 +110,7 @@ Status AttentionRunner::BeginStep(const DecoderRows& rows) {
   const bool all_dense = std::all_of(rows.policy.begin(), rows.policy.end(), [](const auto* p) { return p == nullptr; });
   if (all_dense) return OkStatus();
   const auto most =
-      static_cast<size_t>(layers_) * static_cast<size_t>(rows.counted_rows) * static_cast<size_t>(kv_heads_);
+      static_cast<size_t>(layers_) * static_cast<size_t>(rows.counted_rows) * static_cast<size_t>(kv_heads_ + 1);
   RETURN_IF_ERROR(counts_memory_.Reserve(most * sizeof(int32_t), ctx_.device));
   if (counts_on_host_.size() == counts_memory_.size()) return OkStatus();
   ASSIGN_OR_RETURN(counts_on_host_, HostBuffer::Create(ctx_.device, counts_memory_.size()));
@@ -225,11 +225,13 @@ Status AttentionRunner::FetchCounts() {
 }
 
 void AttentionRunner::CountPages(const DecoderRows& rows, AttentionStats& stats) const {
-  if (!counts_pages_) return;
   for (const CountedRun& run : counted_runs_) {
     const auto* counts = reinterpret_cast<const int32_t*>(counts_on_host_.data()) + run.first;
-    for (int row = run.begin; row < run.end; ++row, counts += kv_heads_) {
+    const auto* bounds = reinterpret_cast<const float*>(counts + (run.end - run.begin) * kv_heads_);
+    for (int row = run.begin; row < run.end; ++row, counts += kv_heads_, ++bounds) {
       if (rows.Fills(row)) continue;
+      if (run.bounds) stats.Count(rows.source[row], {0, 0, 0, 0, q_heads_, std::llround(1e9 * *bounds)});
+      if (!counts_pages_) continue;
       const int64_t read = std::accumulate(counts, counts + kv_heads_, int64_t{0});
       stats.Count(rows.source[row], {read, 0, read * run.block_bytes, 0});
     }
@@ -293,11 +295,9 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * params.mass_pages, ctx_.device));
     params.mass = mass_.As<float>();
   }
-  // Of policies that choose by page metadata, whatever others beside them keep: streaming turns its queries besides.
-  const bool bounds = missing_mass_bound_ && params.selection != nullptr && run.policy->Declare().min_max &&
-                      selection_.slot_mask == nullptr && ctx_.device.kind == DeviceKind::kCpu;
+  const bool bounds = Bounds(run);
   if (run.by_slot || bounds) {
-    RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_));
+    RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_, ctx_.device));
     params.lse = lse_.As<float>() + int64_t{run.begin} * q_heads_;
   }
   const SinkWindow window =
@@ -310,7 +310,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     AttentionDecode(ctx_, params, workspace_.As<void>(), mod);
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
-  if (bounds) BoundMissingMass(step, rows, inputs, run, stats);
+  if (bounds) RETURN_IF_ERROR(BoundMissingMass(step, rows, inputs, run));
   if (!run.by_slot && run.remembers == nullptr) return OkStatus();
   const double remember_start = NowSeconds();
   RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, inputs, run, params.mass_pages));
@@ -318,17 +318,20 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   return OkStatus();
 }
 
-void AttentionRunner::BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
-                                       const DecodeRun& run, AttentionStats& stats) {
-  std::vector<double> sums(static_cast<size_t>(run.end - run.begin));
-  MissingMassBounds(ctx_, ParamsOf(step, rows, inputs, run), selection_, lse_.As<float>() + int64_t{run.begin} * q_heads_,
-                    softcap_, sums.data());
-  for (int row = run.begin; row < run.end; ++row) {
-    AttentionReads bound;
-    bound.bounds = q_heads_;
-    bound.bound_billionths = std::llround(1e9 * sums[static_cast<size_t>(row - run.begin)]);
-    stats.Count(rows.source[row], bound);
-  }
+bool AttentionRunner::Bounds(const DecodeRun& run) const {
+  if (!missing_mass_bound_ || run.policy == nullptr || run.overwrites) return false;
+  const PageDataNeeds needs = run.policy->Declare();
+  return needs.min_max && !needs.slots;
+}
+
+Status AttentionRunner::BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
+                                         const DecodeRun& run) {
+  const SelectParams params = ParamsOf(step, rows, inputs, run);
+  RETURN_IF_ERROR(workspace_.Reserve(MissingMassWorkspace(ctx_, params), ctx_.device));
+  MissingMassBounds(ctx_, params, selection_, lse_.As<float>() + int64_t{run.begin} * q_heads_, softcap_,
+                    counts_memory_.As<float>() + counts_used_, workspace_.As<void>());
+  counts_used_ += static_cast<size_t>(params.rows);
+  return OkStatus();
 }
 
 void AttentionRunner::AppendKey(const LayerAttention& step, const DecoderRows& rows, std::vector<uint64_t>* key) const {
@@ -342,7 +345,7 @@ void AttentionRunner::AppendKey(const LayerAttention& step, const DecoderRows& r
 }
 
 void AttentionRunner::Count(const LayerAttention& step, const DecoderRows& rows, AttentionStats& stats) {
-  if (!counts_pages_) return;
+  if (q_heads_ == 0) return;
   for (int begin = 0; begin < rows.decode_rows;) {
     const DecodeRun run = NextRun(step, rows, begin);
     CountRun(step, rows, run, stats);
@@ -356,8 +359,12 @@ void AttentionRunner::CountRun(const LayerAttention& step, const DecoderRows& ro
   const int64_t block_bytes = BlockBytes(format);
   const bool selects = run.policy != nullptr && !run.overwrites;
   if (selects) {
-    counted_runs_.push_back({run.begin, run.end, counts_seen_, block_bytes});
-    counts_seen_ += static_cast<size_t>(run.end - run.begin) * static_cast<size_t>(kv_heads_);
+    const bool bounds = Bounds(run);
+    counted_runs_.push_back({run.begin, run.end, bounds, counts_seen_, block_bytes});
+    counts_seen_ += static_cast<size_t>(run.end - run.begin) * static_cast<size_t>(kv_heads_ + (bounds ? 1 : 0));
+  }
+  if (!counts_pages_) return;
+  if (selects) {
     SelectParams params;  // the formula looks at lengths, which are the host's here
     params.rows = 1;
     params.q_heads = q_heads_;

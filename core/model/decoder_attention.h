@@ -96,9 +96,11 @@ class AttentionRunner {
   Status Mass(const PrefillMassParams& params);
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known. chunk: of the prefill chunks.
   Status RememberPrompt(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, size_t chunk);
-  // Counts the bounds of what the run's selections left out; lse_ has the rows' log-sum-exps.
-  void BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
-                        AttentionStats& stats);
+  // Whether what the run's selections leave out is bounded: of policies that choose by page metadata, whatever others beside
+  // them keep.
+  bool Bounds(const DecodeRun& run) const;
+  // Makes the bounds; lse_ has the rows' log-sum-exps.
+  Status BoundMissingMass(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run);
   // The run's rows with this rank's own queries.
   SelectParams ParamsOf(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
                         const DecodeRun& run) const;
@@ -119,14 +121,16 @@ class AttentionRunner {
   DecoderReplicas replicas_;
   bool counts_pages_ = true;  // the first replica of a KV head does, so that sums over ranks have each head once
   SelectionView selection_;
-  // The lengths of the step's lists, run by run: [rows][kv_heads] each.
+  // What the host learns of the step's selections, run by run: the lengths of their lists, [rows][kv_heads], and where they
+  // are bounded behind these a float a row.
   struct CountedRun {
     int begin = 0, end = 0;  // decode rows
+    bool bounds = false;
     size_t first = 0;        // in counts_memory_
     int64_t block_bytes = 0;  // of K and V of a page and KV head
   };
   std::vector<CountedRun> counted_runs_;
-  size_t counts_used_ = 0, counts_seen_ = 0;  // by Select, by Count
+  size_t counts_used_ = 0, counts_seen_ = 0;  // numbers, by Run, by Count
   GrowBuffer counts_memory_;
   HostBuffer counts_on_host_;
   GrowBuffer workspace_, selection_memory_;

@@ -11,6 +11,7 @@ set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/hierarchical.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/hybrid.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/kv_append.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/missing_mass.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_fill.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_history.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/page_ops.cu

@@ -6,6 +6,7 @@
 #include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
 #include "kernels/cuda/matmul.h"
+#include "kernels/cuda/missing_mass.h"
 #include "kernels/cuda/page_fill.h"
 #include "kernels/cuda/page_history.h"
 #include "kernels/cuda/page_ops.h"
@@ -55,6 +56,8 @@ Status RopeTable(Stream, const RopeTableParams&) { return Absent(); }
 Status Rope(Stream, const RopeParams&) { return Absent(); }
 Status KvAppend(Stream, DType, const KvAppendParams&) { return Absent(); }
 Result<std::unique_ptr<Matmul>> MakeMatmul(Device) { return Absent(); }
+size_t MissingMassWorkspace(const PageFormat&, int, int, int) { return 0; }
+Status MissingMass(Stream, const MissingMassParams&, void*) { return Absent(); }
 Status FillPages(Stream, const PageFillParams&) { return Absent(); }
 Status CopyPages(Stream, const LayersOfPages&, const PageCopies&) { return Absent(); }
 Status ZeroPages(Stream, const LayersOfPages&, const int32_t*, int) { return Absent(); }

@@ -7,6 +7,8 @@
 
 #include "core/base/check.h"
 #include "kernels/cpu/quest_scores.h"
+#include "kernels/cuda/missing_mass.h"
+#include "kernels/dispatch/dispatch.h"
 
 namespace quire {
 namespace {
@@ -26,12 +28,9 @@ double BoundOf(const SelectParams& p, const std::vector<float>& scores, const st
   return std::isinf(left_out) ? 1 : left_out / (1 + left_out);
 }
 
-}  // namespace
-
-void MissingMassBounds(const Context& ctx, const SelectParams& p, const SelectionView& selection, const float* lse,
-                       float softcap, double* sums) {
+void BoundsOnCpu(const Context& ctx, const SelectParams& p, const SelectionView& selection, const float* lse,
+                 float softcap, float* sums) {
   const PageFormat& f = p.table.format;
-  CHECK(p.pages.meta != nullptr && selection.slot_mask == nullptr);
   const int heads = p.q_heads / f.kv_heads;
   std::vector<double> parts(static_cast<size_t>(p.rows) * static_cast<size_t>(f.kv_heads));
   ctx.pool->ParallelFor(static_cast<int64_t>(parts.size()), [&](int64_t list, int) {
@@ -64,9 +63,48 @@ void MissingMassBounds(const Context& ctx, const SelectParams& p, const Selectio
     }
   });
   for (int row = 0; row < p.rows; ++row) {
-    sums[row] = 0;
-    for (int head = 0; head < f.kv_heads; ++head) sums[row] += parts[static_cast<size_t>(row * f.kv_heads + head)];
+    double sum = 0;
+    for (int head = 0; head < f.kv_heads; ++head) sum += parts[static_cast<size_t>(row * f.kv_heads + head)];
+    sums[row] = static_cast<float>(sum);
   }
+}
+
+int MaxGroups(const SelectParams& p) {
+  const int64_t tokens = int64_t{p.table.format.page_size} * kPagesPerGroup;
+  return static_cast<int>((p.longest + tokens - 1) / tokens);
+}
+
+}  // namespace
+
+size_t MissingMassWorkspace(const Context& ctx, const SelectParams& p) {
+  return DispatchValue(
+      ctx, [] { return size_t{0}; },
+      [&] { return cuda::MissingMassWorkspace(p.table.format, p.rows, p.q_heads, MaxGroups(p)); });
+}
+
+void MissingMassBounds(const Context& ctx, const SelectParams& p, const SelectionView& selection, const float* lse,
+                       float softcap, float* sums, void* workspace) {
+  CHECK(p.pages.meta != nullptr && selection.slot_mask == nullptr);
+  Dispatch(
+      ctx, [&] { BoundsOnCpu(ctx, p, selection, lse, softcap, sums); },
+      [&](Stream stream) {
+        return cuda::MissingMass(stream,
+                                 {.q = p.q,
+                                  .q_stride = p.q_stride,
+                                  .rows = p.rows,
+                                  .q_heads = p.q_heads,
+                                  .row_seq = p.row_seq,
+                                  .row_len = p.row_len,
+                                  .pages = p.pages,
+                                  .table = p.table,
+                                  .scale = p.scale,
+                                  .softcap = softcap,
+                                  .selection = selection,
+                                  .lse = lse,
+                                  .max_groups = MaxGroups(p),
+                                  .sums = sums},
+                                 workspace);
+      });
 }
 
 }  // namespace quire

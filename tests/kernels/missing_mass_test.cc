@@ -49,8 +49,8 @@ TEST(MissingMass, BoundsAreTheFormulasAndHold) {
       auto workspace = Buffer::Create(AttentionDecodeWorkspace(ctx, d));
       ASSERT_TRUE(workspace.ok());
       AttentionDecode(ctx, d, workspace->data(), {.softcap = softcap});
-      std::vector<double> sums(2), alone(2);
-      MissingMassBounds(ctx, step.p, s.view, lse.data(), softcap, sums.data());
+      std::vector<float> sums(2), alone(2);
+      MissingMassBounds(ctx, step.p, s.view, lse.data(), softcap, sums.data(), nullptr);
 
       const auto capped = [&, cap = softcap](double x) { return cap > 0 ? cap * std::tanh(x / cap) : x; };
       double missing = 0, all = 0;
@@ -93,7 +93,7 @@ TEST(MissingMass, BoundsAreTheFormulasAndHold) {
       ThreadPool pool(1);
       Context single;
       single.pool = &pool;
-      MissingMassBounds(single, step.p, s.view, lse.data(), softcap, alone.data());
+      MissingMassBounds(single, step.p, s.view, lse.data(), softcap, alone.data(), nullptr);
       EXPECT_EQ(sums, alone);
     }
   }

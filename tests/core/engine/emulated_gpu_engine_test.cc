@@ -66,6 +66,44 @@ TEST(EmulatedGpuEngine, PoliciesWaitOnceAStepAndGraphsOfThemGiveWhatEagerStepsGi
   }
 }
 
+// They come back with the lengths of the lists: no wait, no copy and no memory more, and graphs as without.
+TEST(EmulatedGpuEngine, BoundsOfWhatIsLeftOutCostNoWaitAndNoGraph) {
+  std::vector<int32_t> prompt(20);
+  std::iota(prompt.begin(), prompt.end(), 300);
+  std::vector<Output> outputs;
+  std::vector<emulator::GpuCounts> cost;
+  for (const auto& [bound, eager] : {std::pair{false, false}, {true, false}, {true, true}}) {
+    EngineOptions options = OnGpu(Small(kStories));
+    options.page_size = 2;
+    options.attention = {*AttentionSpec::Parse("quest:token_budget=8:dense_layers=1")};
+    options.missing_mass_bound = bound;
+    options.enforce_eager = eager;
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    RunOne(*engine, Greedy(prompt, 2));
+    const emulator::GpuCounts before = emulator::CountsOfGpu();
+    outputs.push_back(RunOne(*engine, Greedy(prompt, 8)));
+    const emulator::GpuCounts after = emulator::CountsOfGpu();
+    EXPECT_EQ(after.bytes, before.bytes);
+    cost.push_back({});
+    cost.back().waits = after.waits - before.waits;
+    cost.back().copies = after.copies - before.copies;
+    cost.back().graphs = after.graphs - before.graphs;
+  }
+  EXPECT_EQ(cost[1].waits, cost[0].waits);
+  EXPECT_EQ(cost[1].copies, cost[0].copies);
+  EXPECT_EQ(cost[1].graphs, cost[0].graphs);
+  EXPECT_GT(cost[1].graphs, 4);
+  EXPECT_EQ(cost[2].graphs, 0);
+  const auto bounds = [&](size_t i) { return outputs[i].last.attention; };
+  EXPECT_EQ(bounds(0).bounds, 0);
+  EXPECT_EQ(bounds(1).bounds, 7 * 4 * 8);  // steps behind the prompt's, sparse layers, query heads
+  EXPECT_EQ(bounds(1).bounds, bounds(2).bounds);
+  EXPECT_EQ(bounds(1).bound_billionths, bounds(2).bound_billionths);
+  EXPECT_GT(bounds(1).bound_billionths, 0);
+  EXPECT_EQ(outputs[0].ids, outputs[1].ids);
+}
+
 // What a run of requests gave, and what it cost.
 struct GraphRun {
   Collector collector;
@@ -320,12 +358,6 @@ TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
     EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
     EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
   }
-
-  options = OnGpu(Small(kStories));
-  options.missing_mass_bound = true;
-  status = refused(options);
-  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
-  EXPECT_NE(status.message().find("missing_mass_bound"), std::string::npos) << status.message();
 
   options = OnGpu(Small(kStories));
   options.kv_cache_bytes = int64_t{1} << 30;

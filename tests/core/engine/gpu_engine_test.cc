@@ -92,6 +92,57 @@ TEST_F(GpuEngine, ASmallBudgetReadsThePagesThatTheCpuReads) {
   }
 }
 
+// Policies that choose by page metadata, beside one that doesn't, in one batch; a soft cap, and ranks that share the GPU.
+TEST_F(GpuEngine, WhatSelectionsMayLeaveOutIsBoundedAsOnTheCpu) {
+  const auto run = [](EngineOptions options) {
+    auto engine = MakeEngine(std::move(options));
+    Collector collector;
+    for (int i = 0; i < 4; ++i) {
+      std::vector<int32_t> prompt = {1};
+      for (int32_t t = 1; t < 12 + 9 * i; ++t) prompt.push_back(3 + (t * 41 + i * 17) % 150);
+      GenerationRequest request = Greedy(prompt, 4);
+      request.request_id = std::to_string(i);
+      request.attention = engine->options().attention[static_cast<size_t>(i)];
+      EXPECT_TRUE(engine->Submit(request, collector.callback()).ok());
+    }
+    EXPECT_TRUE(engine->Run().ok());
+    std::vector<AttentionReads> reads;
+    for (int i = 0; i < 4; ++i) reads.push_back(collector.at(std::to_string(i)).last.attention);
+    reads.push_back(engine->Stats().attention);
+    return reads;
+  };
+  for (const char* model : {kStories, "golden/gemma2"}) {
+    EngineOptions options = Small(model);
+    options.load_tokenizer = false;
+    options.page_size = 2;
+    options.missing_mass_bound = true;
+    options.share_gpu = true;
+    for (const char* spec : {"quest:token_budget=10:dense_layers=0", "sparq:token_budget=10:dense_layers=0:channels=4",
+                             "hierarchical:token_budget=12:dense_layers=1", "top-p:token_budget=10:dense_layers=0:loose=0.5"}) {
+      options.attention.push_back(AttentionSpec::Parse(spec).value());
+    }
+    options.attention.erase(options.attention.begin());
+    const std::vector<AttentionReads> want = run(options);
+    for (const int ranks : {1, 2}) {
+      if (ranks == 2 && model != kStories) continue;
+      SCOPED_TRACE(std::string(model) + " on " + std::to_string(ranks));
+      TestRanks all(ranks);
+      const std::vector<AttentionReads> got = run(all.Options(OnGpu(options)));
+      ASSERT_EQ(got.size(), want.size());
+      for (size_t i = 0; i < want.size(); ++i) {
+        EXPECT_EQ(got[i].bounds, want[i].bounds) << i;
+        EXPECT_EQ(got[i].pages_read, want[i].pages_read) << i;
+        EXPECT_EQ(got[i].bounds > 0, i != 1) << i;
+        if (got[i].bounds == 0) continue;
+        EXPECT_NEAR(got[i].missing_mass_bound(), want[i].missing_mass_bound(), 1e-4) << i;
+        EXPECT_GT(got[i].missing_mass_bound(), 0.01) << i;
+        EXPECT_LT(got[i].missing_mass_bound(), 0.9999) << i;
+      }
+      for (const Status& end : all.Release()) EXPECT_TRUE(end.ok()) << end.ToString();
+    }
+  }
+}
+
 // Prompts in chunks, several requests at once, one of them forked, logits edited, scaled, looked up and drawn from.
 TEST_F(GpuEngine, AMixedBatchIsAsOnTheCpu) {
   EngineOptions options = Small(kStories);

@@ -13,6 +13,7 @@
 #include "kernels/cuda/hierarchical.h"
 #include "kernels/cuda/hybrid.h"
 #include "kernels/cuda/kv_append.h"
+#include "kernels/cuda/missing_mass.h"
 #include "kernels/cuda/page_ops.h"
 #include "kernels/cuda/page_weights.h"
 #include "kernels/cuda/prefill_mass.h"
@@ -164,6 +165,43 @@ TEST_F(KernelRaces, QuestScoresAndTopPages) {
   PageSelection s(40);  // three groups, three warps
   ASSERT_TRUE(cuda::QuestSelect(Stream{}, DType::kF32, s.p, s.selection).ok());
   s.ExpectAList();
+}
+
+TEST_F(KernelRaces, MissingMass) {
+  PageSelection s(40);
+  s.counts[0] = 0;  // all are left out
+  const std::vector<float> lse{5.0f, 6.0f};
+  std::vector<float> workspace(cuda::MissingMassWorkspace(s.layer.format, 1, 2, 3) / sizeof(float));
+  float sum = -1;
+  double want = 0;
+  for (size_t h = 0; h < 2; ++h) {
+    double left = 0;
+    for (int page = 0; page < 40; ++page) {
+      double score = 0;
+      for (int c = 0; c < 16; ++c) {
+        const float q = s.q[h * 16 + static_cast<size_t>(c)];
+        score += 0.25 * q * s.layer.MetaAt(0, page, 0, q > 0 ? 1 : 0, c);
+      }
+      left += std::exp(score - lse[h]);
+    }
+    want += left / (1 + left);
+  }
+  cuda::MissingMassParams p;
+  p.q = s.q.data();
+  p.q_stride = 32;
+  p.rows = 1;
+  p.q_heads = 2;
+  p.row_seq = &s.seq;
+  p.row_len = &s.length;
+  p.pages = s.layer.Pages();
+  p.table = s.layer.Table();
+  p.scale = 0.25f;
+  p.selection = s.selection;
+  p.lse = lse.data();
+  p.max_groups = 3;
+  p.sums = &sum;
+  ASSERT_TRUE(cuda::MissingMass(Stream{}, p, workspace.data()).ok());
+  EXPECT_NEAR(sum, want, 1e-5);
 }
 
 TEST_F(KernelRaces, HierarchicalSelect) {
