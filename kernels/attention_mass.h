@@ -32,11 +32,32 @@ struct PrefillMassParams {
   bool by_token = false;
 };
 
+// Decode rows, each of another sequence, whose tokens lie in any order: softmax weights of the slots that they attended to.
+struct SlotMassParams {
+  const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride
+  int64_t q_stride = 0;
+  const float* lse = nullptr;  // [rows][q_heads], as AttentionDecode writes it
+  int rows = 0;
+  int q_heads = 0;                   // a multiple of table.format.kv_heads
+  const int32_t* row_seq = nullptr;  // [rows] index into table
+  const int32_t* row_len = nullptr;  // [rows] the row sees slots [0, row_len)
+  LayerPages pages;
+  PageTableView table;
+  float scale = 1.0f;
+  // [rows][kv_heads][mass_slots] out: summed over the query group, 0 for slots that the row doesn't see. mass_slots: at
+  // least the longest row_len.
+  float* mass = nullptr;
+  int64_t mass_slots = 0;
+};
+
 size_t PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& params);
+size_t SlotMassWorkspace(const Context& ctx, const SlotMassParams& params);
 // Compiled for PlainMod and SoftCapMod, on the CPU.
 template <typename Mod>
 void PrefillMass(const Context& ctx, const PrefillMassParams& params, const Mod& mod, void* workspace);
-// On the context's device; by_token on the CPU alone. mod: of the attention that gave the log-sum-exps.
+// On the context's device. mod: of the attention that gave the log-sum-exps.
 void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* workspace, const ModelMod& mod = {});
+// The same; slots have no window.
+void SlotMass(const Context& ctx, const SlotMassParams& params, void* workspace, float softcap = 0);
 
 }  // namespace quire

@@ -20,6 +20,9 @@ struct KvAppendParams {
   const int32_t* row_seq = nullptr;  // [rows] index into table
   const int32_t* row_pos = nullptr;  // [rows] token position; rows of one sequence are consecutive and ascending
   int64_t rows = 0;
+  // Not 0: positions of KV head h are row_pos[h * pos_head_stride + row], as evicting sequences write over slots of each
+  // head's own. One row a sequence then, and pages without metadata.
+  int64_t pos_head_stride = 0;
 };
 
 // Values are rounded to the cache's dtype (nearest even); metadata is of the rounded values. A row in slot 0 of a page

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <utility>
 
+#include "core/base/check.h"
 #include "core/base/clock.h"
 #include "kernels/attention_decode_sinks.h"
 #include "kernels/attention_mass.h"
@@ -412,31 +414,20 @@ Status PolicyBench::AddEvicting(const AttentionPolicy& policy, Step step) {
   const PageFormat& f = options_.format;
   const bool overwrites = options_.depth > policy.capacity(), weighs = policy.Declare().slot_map;
   const int64_t kept = std::min(options_.depth, policy.capacity()), lists = int64_t{options_.batch} * f.kv_heads;
-  std::vector<SlotMap> maps;
-  for (int row = 0; weighs && row < options_.batch; ++row) {
-    std::vector<float> values = NormalFloats(f.kv_heads * kept, options_.seed + 9 + row);
-    for (float& value : values) value = std::exp(value);
-    ASSIGN_OR_RETURN(float* weights, memory_.Copy(values));
-    ASSIGN_OR_RETURN(int32_t * positions, memory_.Zeros<int32_t>(f.kv_heads * kept));
-    maps.push_back({positions, weights, f.kv_heads, kept});
-    KeepFirstAndLatest(options_.depth, maps.back());
+  const SlotMap* maps = nullptr;  // [batch]
+  if (weighs) {
+    ASSIGN_OR_RETURN(maps, AddSlotMaps(kept));
   }
   const double map_bytes = weighs ? static_cast<double>(lists * kept * kSlotMapEntryBytes) : 0;
-  if (overwrites && ctx_.session == nullptr) {  // those that run on a GPU know it from positions alone
+  if (overwrites && (weighs || ctx_.session == nullptr)) {  // the others know it from positions alone, on a GPU before the step
     step.select = static_cast<int>(timed_.size());
     Timed& leave = timed_.emplace_back();
     leave.row = step.row;
     leave.row["name"] = "select";
     leave.bytes = map_bytes;
     leave.row["line_bytes"] = static_cast<int64_t>(map_bytes);
-    leave.run = [this, &policy, maps, lists, position = options_.depth]() mutable {
-      const int heads = options_.format.kv_heads;
-      ctx_.pool->ParallelFor(maps.empty() ? 1 : lists, [&](int64_t list, int) {
-        policy.Evict(position, static_cast<int>(list % heads),
-                     maps.empty() ? nullptr : &maps[static_cast<size_t>(list / heads)]);
-      });
-      ++position;
-    };
+    leave.run = [&policy, position = options_.depth]() mutable { policy.Evict(position++, 0, nullptr); };
+    if (weighs) RETURN_IF_ERROR(AddLeaving(policy, maps, kept, &leave));
   }
 
   AttentionDecodeParams decode = decode_;
@@ -461,47 +452,80 @@ Status PolicyBench::AddEvicting(const AttentionPolicy& policy, Step step) {
     attention.run = [this, decode, workspace] { AttentionDecode(ctx_, decode, workspace); };
   }
   timed_.push_back(std::move(attention));
-  if (weighs) RETURN_IF_ERROR(AddRememberedSlots(policy, decode, std::move(maps), &step));
+  if (weighs) RETURN_IF_ERROR(AddRememberedSlots(policy, decode, maps, &step));
   AddWhole(&step);
   steps_.push_back(std::move(step));
   return OkStatus();
 }
 
+Result<const SlotMap*> PolicyBench::AddSlotMaps(int64_t kept) {
+  const int heads = options_.format.kv_heads;
+  std::vector<SlotMap> maps;
+  for (int row = 0; row < options_.batch; ++row) {
+    std::vector<float> weights = NormalFloats(heads * kept, options_.seed + 9 + row);
+    for (float& weight : weights) weight = std::exp(weight);
+    ASSIGN_OR_RETURN(float* there, memory_.Copy(weights));
+    ASSIGN_OR_RETURN(int32_t * positions, memory_.Zeros<int32_t>(heads * kept));
+    maps.push_back({positions, there, heads, kept});
+  }
+  ASSIGN_OR_RETURN(const SlotMap* there, memory_.Copy(maps));
+  return there;
+}
+
+// Positions are ready for so many runs; then the maps' begin again, for none may be behind what they hold.
+Status PolicyBench::AddLeaving(const AttentionPolicy& policy, const SlotMap* maps, int64_t kept, Timed* leave) {
+  constexpr int kRuns = 4096;
+  const int rows = options_.batch, heads = options_.format.kv_heads;
+  std::vector<int32_t> positions;  // [runs][rows]
+  for (int run = 0; run < kRuns; ++run) positions.insert(positions.end(), rows, static_cast<int32_t>(options_.depth + run));
+  ASSIGN_OR_RETURN(const int32_t* there, memory_.Copy(positions));
+  EvictParams evict{rows, heads, nullptr, maps, nullptr};
+  ASSIGN_OR_RETURN(evict.taken, memory_.Zeros<int32_t>(int64_t{heads} * rows));
+  std::vector<SlotMap> begin(rows);
+  RETURN_IF_ERROR(CopyFromDevice(ctx_.device, begin.data(), maps, begin.size() * sizeof(SlotMap), ctx_.stream));
+  if (ctx_.session != nullptr) RETURN_IF_ERROR(ctx_.session->Synchronize());
+  std::vector<int32_t> held(heads * kept);
+  KeepFirstAndLatest(options_.depth, {held.data(), nullptr, heads, kept});
+  leave->run = [this, &policy, evict, there, begin, held, run = std::make_shared<int>(0)]() mutable {  // of all copies
+    for (size_t row = 0; *run == 0 && row < begin.size(); ++row) {
+      CHECK(CopyToDevice(ctx_.device, begin[row].positions, held.data(), held.size() * sizeof(int32_t), ctx_.stream).ok());
+    }
+    evict.row_pos = there + int64_t{*run} * evict.rows;
+    policy.EvictRows(ctx_, evict);
+    *run = (*run + 1) % kRuns;
+  };
+  return OkStatus();
+}
+
 Status PolicyBench::AddRememberedSlots(const AttentionPolicy& policy, const AttentionDecodeParams& decode,
-                                       std::vector<SlotMap> maps, Step* step) {
+                                       const SlotMap* maps, Step* step) {
   const PageFormat& f = options_.format;
-  const int64_t kept = decode.longest, row_floats = f.kv_heads * kept;
-  PrefillMassParams mass;
+  SlotMassParams mass;
   mass.q = decode.q;
   mass.q_stride = decode.q_stride;
   mass.lse = decode.lse;
+  mass.rows = decode.rows;
   mass.q_heads = decode.q_heads;
+  mass.row_seq = decode.row_seq;
+  mass.row_len = decode.row_len;
   mass.pages = decode.pages;
   mass.table = decode.table;
   mass.scale = decode.scale;
-  mass.by_token = true;
-  mass.mass_pages = kept;
-  ASSIGN_OR_RETURN(float* masses, memory_.Zeros<float>(decode.rows * row_floats));
-  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(PrefillMassWorkspace(ctx_, mass)));
+  mass.mass_slots = decode.longest;
+  const int64_t numbers = int64_t{mass.rows} * f.kv_heads * mass.mass_slots;
+  ASSIGN_OR_RETURN(mass.mass, memory_.Zeros<float>(numbers));
+  ASSIGN_OR_RETURN(void* workspace, memory_.Bytes(SlotMassWorkspace(ctx_, mass)));
   step->remember = static_cast<int>(timed_.size());
   Timed& remember = timed_.emplace_back();
   remember.row = step->row;
   remember.row["name"] = "remember";
-  remember.bytes = static_cast<double>(decode.rows * row_floats * f.k_dim * ElementSize(f.dtype));
+  remember.bytes = static_cast<double>(numbers * f.k_dim * ElementSize(f.dtype));
   step->line_bytes += remember.bytes;
   step->formula_bytes += remember.bytes;
-  remember.run = [this, &policy, mass, masses, workspace, maps, rows = decode.rows, row_floats]() mutable {
-    for (int row = 0; row < rows; ++row) {
-      mass.chunk = {row, row, 1, static_cast<int32_t>(mass.mass_pages) - 1};
-      mass.mass = masses + row * row_floats;
-      PrefillMass(ctx_, mass, workspace);
-    }
-    const int heads = options_.format.kv_heads;
-    ctx_.pool->ParallelFor(int64_t{rows} * heads, [&](int64_t list, int) {
-      const int row = static_cast<int>(list / heads), head = static_cast<int>(list % heads);
-      policy.RememberSlots(masses + row * row_floats + head * mass.mass_pages, mass.mass_pages, head,
-                           &maps[static_cast<size_t>(row)]);
-    });
+  const RememberSlotsParams slots{mass.mass, mass.mass_slots, mass.rows, f.kv_heads, mass.row_len, maps};
+  remember.run = [this, &policy, mass, workspace, slots] {
+    SlotMass(ctx_, mass, workspace);
+    policy.RememberSlotRows(ctx_, slots);
   };
   return OkStatus();
 }

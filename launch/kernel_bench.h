@@ -129,9 +129,13 @@ class PolicyBench {
   Status AddEvicting(const AttentionPolicy& policy, Step step);
   // On a GPU the parts as one, behind them.
   void AddWhole(Step* step);
+  // Maps of all rows, [batch] in the device's memory, of so many slots.
+  Result<const SlotMap*> AddSlotMaps(int64_t kept);
+  // Who leaves, by such maps.
+  Status AddLeaving(const AttentionPolicy& policy, const SlotMap* maps, int64_t kept, Timed* leave);
   // What the policy weighs of each row in the end.
-  Status AddRememberedSlots(const AttentionPolicy& policy, const AttentionDecodeParams& decode,
-                            std::vector<SlotMap> maps, Step* step);
+  Status AddRememberedSlots(const AttentionPolicy& policy, const AttentionDecodeParams& decode, const SlotMap* maps,
+                            Step* step);
   // Attention over sinks and a window; turning queries is left out.
   Status AddSinks(const AttentionDecodeParams& decode, const SinkWindow& window, Timed* attention);
   Status AddHistory(const AttentionPolicy& policy, SelectParams* select);

@@ -42,6 +42,7 @@ class EngineImpl : public Engine {
   std::vector<RankInfo> Ranks() const override { return rank_->reports; }
 
   const Scheduler& scheduler() const { return *scheduler_; }  // for tests
+  SlotMaps& slot_maps() { return rank_->executor->slot_maps(); }  // of this rank; for tests
 
  private:
   EngineImpl(std::unique_ptr<EngineRank> rank, std::unique_ptr<Tokenizer> tokenizer);

@@ -237,10 +237,8 @@ size_t StepScratch(const Context& ctx, const EnginePlan& plan, const ModelConfig
 
 Status CheckRunsOnGpu(const AttentionPolicy& policy, const AttentionSpec& spec) {
   if (policy.RunsOnGpu()) return OkStatus();
-  const std::string option(policy.OffGpu());
-  return Unimplemented("attention policy '" + spec.ToString() + "' has no CUDA kernels" +
-                       (option.empty() ? "" : " for " + option) + " in this version; " +
-                       (option.empty() ? "" : "leave that out or ") + "run it on the CPU with --device cpu");
+  return Unimplemented("attention policy '" + spec.ToString() +
+                       "' has no CUDA kernels in this version; run it on the CPU with --device cpu");
 }
 
 Status CheckEvicts(const AttentionPolicy& policy, const AttentionSpec& spec, const CacheConfig& cache,

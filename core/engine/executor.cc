@@ -37,7 +37,7 @@ Result<std::unique_ptr<Executor>> Executor::Create(const Context& ctx, const Mod
   ASSIGN_OR_RETURN(PageStorage storage, PageStorage::Create(options.cache, options.capacity, ctx.device));
   ASSIGN_OR_RETURN(AttentionHistory history,
                    AttentionHistory::Create(ctx, options.cache, options.history_width, limits.slots, limits.max_length));
-  ASSIGN_OR_RETURN(SlotMaps slot_maps, SlotMaps::Create(options.cache, options.map_capacity, limits.slots));
+  ASSIGN_OR_RETURN(SlotMaps slot_maps, SlotMaps::Create(ctx, options.cache, options.map_capacity, limits.slots));
   ASSIGN_OR_RETURN(Decoder decoder, Decoder::Create(ctx, config, weights, shard, comm,
                                                     {.max_rows = limits.max_rows,
                                                      .max_logit_rows = limits.max_logit_rows,
@@ -94,7 +94,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     slot.tokens = start.tokens;
     slot.sampler = start.sampler;
     ASSIGN_OR_RETURN(slot.policy, policies_.Get(start.attention));
-    slot_maps_.Start(start.slot, slot.policy.get());
+    RETURN_IF_ERROR(slot_maps_.Start(start.slot, slot.policy.get()));
     if (!start.sampler.has_penalties()) continue;
     for (size_t i = 0; i < start.tokens.size(); ++i) {
       if (i < static_cast<size_t>(start.output_begin)) {
@@ -110,7 +110,7 @@ Status Executor::UpdateSlots(const StepPlan& plan) {
     CHECK(from.live && !to.live);
     to.live = true;
     RETURN_IF_ERROR(history_.Start(fork.to));  // its copy is made after the step, whose rows are the parent's
-    slot_maps_.Start(fork.to, nullptr);
+    RETURN_IF_ERROR(slot_maps_.Start(fork.to, nullptr));
     to.sequence = fork.sequence;
     to.output_begin = from.output_begin;
     to.tokens = from.tokens;
@@ -137,7 +137,7 @@ Status Executor::FillRandom(const RandomFill& fill) {
   if (fill.length == 0) return OkStatus();
   const Slot& slot = slots_[fill.slot];
   RETURN_IF_ERROR(history_.FillRandom(fill.slot, slot.policy.get(), fill.length, fill.seed, first_kv_head_));
-  slot_maps_.FillRandom(fill.slot, fill.length, fill.seed, first_kv_head_);
+  RETURN_IF_ERROR(slot_maps_.FillRandom(fill.slot, fill.length, fill.seed, first_kv_head_));
   const int64_t capacity = slot.policy->capacity();
   const int64_t cached = capacity > 0 ? std::min(fill.length, capacity) : fill.length;
   const int64_t pages = (cached + options_.cache.page_size - 1) / options_.cache.page_size;
@@ -265,7 +265,7 @@ Status Executor::Execute(const StepPlan& plan, StepResult* result) {
   RETURN_IF_ERROR(Forward(plan));
   for (const SlotFork& fork : plan.forks) {
     RETURN_IF_ERROR(history_.Fork(fork.from, fork.to, slots_[fork.to].policy.get()));
-    slot_maps_.Fork(fork.from, fork.to);
+    RETURN_IF_ERROR(slot_maps_.Fork(fork.from, fork.to));
   }
   const bool sampled = !plan.logit_rows.empty();
   if (sampled) {

@@ -50,6 +50,7 @@ class Executor {
   Status Execute(const StepPlan& plan, StepResult* result);
 
   const PageStorage& storage() const { return storage_; }
+  SlotMaps& slot_maps() { return slot_maps_; }  // for tests
   size_t history_bytes() const { return history_.bytes() + slot_maps_.bytes(); }
   size_t scratch_bytes() const;
   // What is made before the first step, beside the decoder's own.

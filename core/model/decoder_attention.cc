@@ -38,12 +38,14 @@ const AttentionPolicy* Remembering(const LayerAttention& step, const AttentionPo
   return HasHistory(step, policy) && policy->Declare().mass ? policy : nullptr;
 }
 
-// Whether the policy weighs slots; in all layers then.
-bool RemembersSlots(const AttentionPolicy* policy) { return policy != nullptr && policy->Declare().slot_map; }
+// The policy, if it weighs slots, in all layers then; else null.
+const AttentionPolicy* Weighing(const AttentionPolicy* policy) {
+  return policy != nullptr && policy->Declare().slot_map ? policy : nullptr;
+}
 
 // Whether the chunk's policy is shown rows of it.
 bool RemembersPrompt(const LayerAttention& step, const ForwardChunk& chunk) {
-  return Remembering(step, chunk.policy) != nullptr || RemembersSlots(chunk.policy);
+  return Remembering(step, chunk.policy) != nullptr || Weighing(chunk.policy) != nullptr;
 }
 
 // K and V of a page and KV head.
@@ -101,7 +103,7 @@ Result<AttentionRunner> AttentionRunner::Create(const Context& ctx, const ModelC
 
 size_t AttentionRunner::scratch_bytes() const {
   return workspace_.size() + selection_memory_.size() + counts_memory_.size() + replicas_.scratch_bytes() +
-         turned_.size() + mass_.size() + lse_.size() + masks_.size() + correction_.size();
+         turned_.size() + mass_.size() + lse_.size() + masks_.size() + correction_.size() + taken_.size();
 }
 
 Status AttentionRunner::BeginStep(const DecoderRows& rows) {
@@ -138,7 +140,7 @@ Status AttentionRunner::RunWithoutHeads(const LayerAttention& step, const Decode
     const bool selects = run.policy != nullptr && !run.overwrites;
     if (selects && run.policy->Declare().queries) RETURN_IF_ERROR(replicas_.GatherQueries(&params));
     const int64_t longest = Longest(rows, run);
-    if (run.by_slot) {
+    if (run.weighs != nullptr) {
       RETURN_IF_ERROR(replicas_.SumMass(nullptr, params.rows * longest));
     } else if (run.remembers != nullptr) {
       RETURN_IF_ERROR(replicas_.SumMass(nullptr, params.rows * ((longest + page_size - 1) / page_size)));
@@ -181,42 +183,31 @@ void AttentionRunner::Append(const LayerAttention& step, const DecoderRows& rows
   }
 }
 
-void AttentionRunner::Overwrite(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
-                                const DecodeRun& run) {
+Status AttentionRunner::Overwrite(const LayerAttention& step, const DecoderInputs& inputs, const DecodeRun& run) {
   const int count = run.end - run.begin;
-  const bool mapped = run.by_slot;  // else all heads give up the same slot
-  const int lists = mapped ? kv_heads_ : 1;
-  const RopeParams rope = RopeOf(step.rope, run.begin, run.end);
-  if (mapped) {
-    CHECK(ctx_.device.kind == DeviceKind::kCpu);
-    Rope(ctx_, rope);
-    taken_.resize(static_cast<size_t>(lists) * static_cast<size_t>(count));
-    ctx_.pool->ParallelFor(int64_t{lists} * count, [&](int64_t i, int) {
-      const int head = static_cast<int>(i / count), row = run.begin + static_cast<int>(i % count);
-      taken_[static_cast<size_t>(i)] = run.policy->Evict(rows.pos[row], head, &rows.slots[row][step.layer]);
-    });
-  }
-  // A KV head at a time where their slots differ. Metadata is nobody's: an evicting policy reads none.
   KvAppendParams append;
+  append.pages.k = step.pages.k;  // metadata is nobody's: an evicting policy reads none
+  append.pages.v = step.pages.v;
   append.table = step.table;
-  append.table.format.kv_heads = mapped ? 1 : kv_heads_;
+  append.k = step.qkv + run.begin * qkv_width_ + int64_t{q_heads_} * head_dim_;
+  append.v = append.k + int64_t{kv_heads_} * head_dim_;
   append.k_stride = append.v_stride = qkv_width_;
   append.row_seq = inputs.seq + run.begin;
   append.rows = count;
-  const PageFormat& f = step.table.format;
-  const auto bytes = ElementSize(f.dtype);
-  for (int head = 0; head < lists; ++head) {
-    append.pages.k = static_cast<char*>(step.pages.k) + head * f.k_head_stride * bytes;
-    append.pages.v = static_cast<char*>(step.pages.v) + head * f.v_head_stride * bytes;
-    append.k = step.qkv + run.begin * qkv_width_ + int64_t{q_heads_ + head} * head_dim_;
-    append.v = append.k + int64_t{kv_heads_} * head_dim_;
-    if (!mapped) {
-      append.row_pos = inputs.slot + run.begin;
-      return RopeKvAppend(ctx_, rope, append);
-    }
-    append.row_pos = taken_.data() + int64_t{head} * count;
-    KvAppend(ctx_, append);
+  if (run.weighs == nullptr) {
+    append.row_pos = inputs.slot + run.begin;  // all heads give up the same slot
+  } else {
+    RETURN_IF_ERROR(taken_.Reserve(sizeof(int32_t) * int64_t{kv_heads_} * count, ctx_.device));
+    run.weighs->EvictRows(ctx_, {.rows = count,
+                                 .kv_heads = kv_heads_,
+                                 .row_pos = inputs.pos + run.begin,
+                                 .maps = inputs.Slots(step.layer) + run.begin,
+                                 .taken = taken_.As<int32_t>()});
+    append.row_pos = taken_.As<int32_t>();
+    append.pos_head_stride = count;
   }
+  RopeKvAppend(ctx_, RopeOf(step.rope, run.begin, run.end), append);
+  return OkStatus();
 }
 
 Status AttentionRunner::FetchCounts() {
@@ -250,12 +241,12 @@ AttentionRunner::DecodeRun AttentionRunner::NextRun(const LayerAttention& step, 
                 begin + 1,
                 effective(begin),
                 Remembering(step, rows.policy[begin]),
-                RemembersSlots(rows.policy[begin]),
+                Weighing(rows.policy[begin]),
                 rows.Overwrites(begin)};
   const auto joins = [&](int row) {
     return rows.Fills(row) || (effective(row) == run.policy && rows.seq[row] != rows.seq[row - 1] &&
                                Remembering(step, rows.policy[row]) == run.remembers &&
-                               RemembersSlots(rows.policy[row]) == run.by_slot);
+                               Weighing(rows.policy[row]) == run.weighs);
   };
   while (run.end < rows.decode_rows && joins(run.end)) ++run.end;
   return run;
@@ -267,7 +258,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   const double start = NowSeconds();
   if (run.policy != nullptr) {
     if (run.overwrites) {
-      Overwrite(step, rows, inputs, run);
+      RETURN_IF_ERROR(Overwrite(step, inputs, run));
     } else {
       RETURN_IF_ERROR(Select(step, rows, inputs, run));
     }
@@ -296,7 +287,7 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
     params.mass = mass_.As<float>();
   }
   const bool bounds = Bounds(run);
-  if (run.by_slot || bounds) {
+  if (run.weighs != nullptr || bounds) {
     RETURN_IF_ERROR(lse_.Reserve(sizeof(float) * int64_t{rows.rows} * q_heads_, ctx_.device));
     params.lse = lse_.As<float>() + int64_t{run.begin} * q_heads_;
   }
@@ -311,9 +302,10 @@ Status AttentionRunner::RunDecode(const LayerAttention& step, const DecoderRows&
   }
   if (timed) stats.attention_seconds += NowSeconds() - attention_start;
   if (bounds) RETURN_IF_ERROR(BoundMissingMass(step, rows, inputs, run));
-  if (!run.by_slot && run.remembers == nullptr) return OkStatus();
+  if (run.weighs == nullptr && run.remembers == nullptr) return OkStatus();
   const double remember_start = NowSeconds();
-  RETURN_IF_ERROR(run.by_slot ? RememberSlots(step, rows, run) : RememberDecode(step, inputs, run, params.mass_pages));
+  RETURN_IF_ERROR(run.weighs != nullptr ? RememberSlots(step, inputs, run, params.longest)
+                                        : RememberDecode(step, inputs, run, params.mass_pages));
   if (timed) stats.selection_seconds += NowSeconds() - remember_start;
   return OkStatus();
 }
@@ -387,7 +379,7 @@ void AttentionRunner::CountRun(const LayerAttention& step, const DecoderRows& ro
     if (selects) continue;  // CountPages looks how many they were
     const int64_t read = kv_heads_ * LivePages(rows.len[row], step.window, format.page_size);
     stats.Count(rows.source[row], {read, 0, read * block_bytes, 0});
-    if (!run.by_slot) continue;
+    if (run.weighs == nullptr) continue;
     // K a second time for the weights, and the map.
     const int64_t again = read * format.k_head_stride * ElementSize(format.dtype) +
                           kv_heads_ * int64_t{rows.len[row]} * kSlotMapEntryBytes;
@@ -459,25 +451,31 @@ Status AttentionRunner::Mass(const PrefillMassParams& params) {
   return OkStatus();
 }
 
-Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run) {
-  const int count = run.end - run.begin;
-  PrefillMassParams params = MassParams(step);
-  params.by_token = true;
-  params.mass_pages = Longest(rows, run);
-  const int64_t row_floats = kv_heads_ * params.mass_pages;
-  RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * count * row_floats));
-  for (int i = 0; i < count; ++i) {
-    const int row = run.begin + i;
-    params.chunk = {rows.seq[row], row, 1, rows.len[row] - 1};
-    params.mass = mass_.As<float>() + i * row_floats;
-    RETURN_IF_ERROR(Mass(params));
-  }
-  RETURN_IF_ERROR(replicas_.SumMass(mass_.As<float>(), count * params.mass_pages));
-  ctx_.pool->ParallelFor(int64_t{count} * kv_heads_, [&](int64_t list, int) {
-    const int row = run.begin + static_cast<int>(list / kv_heads_), head = static_cast<int>(list % kv_heads_);
-    rows.policy[row]->RememberSlots(mass_.As<float>() + list * params.mass_pages, rows.len[row], head,
-                                    &rows.slots[row][step.layer]);
-  });
+Status AttentionRunner::RememberSlots(const LayerAttention& step, const DecoderInputs& inputs, const DecodeRun& run,
+                                      int64_t slots) {
+  SlotMassParams params;
+  params.q = step.qkv + run.begin * qkv_width_;
+  params.q_stride = qkv_width_;
+  params.lse = lse_.As<float>() + int64_t{run.begin} * q_heads_;
+  params.rows = run.end - run.begin;
+  params.q_heads = q_heads_;
+  params.row_seq = inputs.seq + run.begin;
+  params.row_len = inputs.len + run.begin;
+  params.pages = step.pages;
+  params.table = step.table;
+  params.scale = scale_;
+  params.mass_slots = slots;
+  RETURN_IF_ERROR(mass_.Reserve(sizeof(float) * int64_t{params.rows} * kv_heads_ * slots, ctx_.device));
+  params.mass = mass_.As<float>();
+  RETURN_IF_ERROR(workspace_.Reserve(SlotMassWorkspace(ctx_, params), ctx_.device));
+  SlotMass(ctx_, params, workspace_.As<void>(), softcap_);
+  RETURN_IF_ERROR(replicas_.SumMass(params.mass, params.rows * slots));
+  run.weighs->RememberSlotRows(ctx_, {.mass = params.mass,
+                                      .mass_slots = slots,
+                                      .rows = params.rows,
+                                      .kv_heads = kv_heads_,
+                                      .row_len = params.row_len,
+                                      .maps = inputs.Slots(step.layer) + run.begin});
   return OkStatus();
 }
 
@@ -572,11 +570,6 @@ Status AttentionRunner::RememberPrompt(const LayerAttention& step, const Decoder
   const PageDataNeeds needs = source.policy->Declare();
   PrefillMassParams params = MassParams(step);
   params.by_token = needs.slot_map;
-  RememberParams remember;
-  remember.kv_heads = kv_heads_;
-  remember.page_size = step.table.format.page_size;
-  remember.one_sequence = true;
-  if (!needs.slot_map) remember.history = inputs.History(step.layer) + rows.decode_rows + index;
   const auto show = [&](int begin, int count, int64_t mass_pages) -> Status {
     params.chunk = {chunk.seq, chunk.first_row + begin, count, chunk.start_pos + begin};
     params.mass_pages = mass_pages;
@@ -584,21 +577,25 @@ Status AttentionRunner::RememberPrompt(const LayerAttention& step, const Decoder
     params.mass = mass_.As<float>();
     RETURN_IF_ERROR(Mass(params));
     RETURN_IF_ERROR(replicas_.SumMass(params.mass, count * mass_pages));
-    if (!needs.slot_map) {
-      remember.mass = params.mass;
-      remember.mass_pages = mass_pages;
-      remember.rows = count;
-      remember.row_pos = inputs.pos + params.chunk.first_row;
-      source.policy->RememberRows(ctx_, remember);
+    const int64_t sequence = rows.decode_rows + static_cast<int64_t>(index);  // among histories and maps
+    if (needs.slot_map) {
+      source.policy->RememberSlotRows(ctx_, {.mass = params.mass,
+                                             .mass_slots = mass_pages,
+                                             .rows = count,
+                                             .kv_heads = kv_heads_,
+                                             .row_len = inputs.len + params.chunk.first_row,
+                                             .maps = inputs.Slots(step.layer) + sequence,
+                                             .one_sequence = true});
       return OkStatus();
     }
-    ctx_.pool->ParallelFor(kv_heads_, [&](int64_t head, int) {
-      for (int row = 0; row < count; ++row) {
-        source.policy->RememberSlots(params.mass + (int64_t{row} * kv_heads_ + head) * mass_pages,
-                                     int64_t{params.chunk.start_pos} + row + 1, static_cast<int>(head),
-                                     &source.slots[step.layer]);
-      }
-    });
+    source.policy->RememberRows(ctx_, {.mass = params.mass,
+                                       .mass_pages = mass_pages,
+                                       .rows = count,
+                                       .kv_heads = kv_heads_,
+                                       .page_size = step.table.format.page_size,
+                                       .row_pos = inputs.pos + params.chunk.first_row,
+                                       .history = inputs.History(step.layer) + sequence,
+                                       .one_sequence = true});
     return OkStatus();
   };
   return ForEachLot(ctx_.device, kv_heads_, chunk, needs, step.table.format.page_size, show);

@@ -63,21 +63,19 @@ class AttentionRunner {
  private:
   // Consecutive decode rows [begin, end), none two of one sequence, that one call serves; policy null: dense. Rows that
   // fill up follow the row before them.
-  // remembers: their policy, if it makes a history of this layer of what they paid, dense or not. by_slot: their policies,
-  // which may differ when dense, keep a map of slots. overwrites: each row takes another token's slot, and nothing is
-  // selected.
+  // remembers: their policy, if it makes a history of this layer of what they paid, dense or not. weighs: their policy, if it
+  // keeps a map of slots, likewise. overwrites: each row takes another token's slot, and nothing is selected.
   struct DecodeRun {
     int begin = 0, end = 0;
     const AttentionPolicy* policy = nullptr;
     const AttentionPolicy* remembers = nullptr;
-    bool by_slot = false;
+    const AttentionPolicy* weighs = nullptr;
     bool overwrites = false;
   };
   // Rotates and appends the rows that have a slot of their own.
   void Append(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs);
   // The run's rows are rotated, and take the slots that their policy gives up.
-  void Overwrite(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs,
-                 const DecodeRun& run);
+  Status Overwrite(const LayerAttention& step, const DecoderInputs& inputs, const DecodeRun& run);
   DecodeRun NextRun(const LayerAttention& step, const DecoderRows& rows, int begin) const;
   Status RunDecode(const LayerAttention& step, const DecoderRows& rows, const DecoderInputs& inputs, const DecodeRun& run,
                    AttentionStats& stats);
@@ -91,7 +89,7 @@ class AttentionRunner {
   // Of the layer's queries, whose log-sum-exps are in lse_.
   PrefillMassParams MassParams(const LayerAttention& step);
   // The same by slots, in a second pass over K; lse_ is known.
-  Status RememberSlots(const LayerAttention& step, const DecoderRows& rows, const DecodeRun& run);
+  Status RememberSlots(const LayerAttention& step, const DecoderInputs& inputs, const DecodeRun& run, int64_t slots);
   // Softmax weights for mass_, of params' chunk.
   Status Mass(const PrefillMassParams& params);
   // Shows the rows of a prompt that its policy asks for to it; lse_ is known. chunk: of the prefill chunks.
@@ -139,7 +137,7 @@ class AttentionRunner {
   GrowBuffer turned_;                   // [rows][q_heads][head_dim] queries for sinks
   GrowBuffer mass_;                     // [rows][kv_heads][pages or slots]
   GrowBuffer lse_;                      // [rows][q_heads], of prompts, of rows that remember by slots and of those whose missing mass is bounded
-  std::vector<int32_t> taken_;          // [kv_heads][rows] slots that a run's rows take, by the heads' own maps
+  GrowBuffer taken_;                    // [kv_heads][rows] slots that a run's rows take, by the heads' own maps
 };
 
 }  // namespace quire

@@ -13,17 +13,19 @@ size_t Padded(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace
 
-void DecoderInputs::CollectHistories(const DecoderRows& rows, int layers) {
-  all_histories_.clear();
-  const auto has = [](const auto* one) { return one != nullptr; };
-  bool any = std::any_of(rows.history.begin(), rows.history.end(), has);
-  for (const ForwardChunk* chunk : rows.prefill_source) any |= chunk->history != nullptr;
+template <typename T>
+void DecoderInputs::Collect(const std::vector<T*>& of_rows, T* ForwardChunk::*of_chunk, const DecoderRows& rows, int layers,
+                            std::vector<T>* all) {
+  all->clear();
+  const auto has = [](const T* one) { return one != nullptr; };
+  bool any = std::any_of(of_rows.begin(), of_rows.end(), has);
+  for (const ForwardChunk* chunk : rows.prefill_source) any |= has(chunk->*of_chunk);
   if (!any) return;
-  histories_ = static_cast<int64_t>(rows.history.size() + rows.prefill_source.size());
+  histories_ = static_cast<int64_t>(of_rows.size() + rows.prefill_source.size());
   for (int layer = 0; layer < layers; ++layer) {
-    const auto add = [&](const PageHistory* of) { all_histories_.push_back(of == nullptr ? PageHistory{} : of[layer]); };
-    for (const PageHistory* of : rows.history) add(of);
-    for (const ForwardChunk* chunk : rows.prefill_source) add(chunk->history);
+    const auto add = [&](const T* of) { all->push_back(of == nullptr ? T{} : of[layer]); };
+    for (const T* of : of_rows) add(of);
+    for (const ForwardChunk* chunk : rows.prefill_source) add(chunk->*of_chunk);
   }
 }
 
@@ -49,9 +51,12 @@ Status DecoderInputs::Bring(const Context& ctx, const DecoderRows& rows, std::sp
   add_all(rows.prefill_with_logits, &prefill_with_logits);
   int layers = 0;
   for (const CacheView& cache : caches) layers += static_cast<int>(cache.layers.size());
-  CollectHistories(rows, layers);
+  Collect(rows.history, &ForwardChunk::history, rows, layers, &all_histories_);
+  Collect(rows.slots, &ForwardChunk::slots, rows, layers, &all_slots_);
   history = nullptr;
+  slots = nullptr;
   if (!all_histories_.empty()) add_all(all_histories_, &history);
+  if (!all_slots_.empty()) add_all(all_slots_, &slots);
   // Of a table, with room for that of any filled up step of as many rows as long.
   const int64_t longest = rows.padded ? rows.Longest(0, rows.rows) : 0;
   const auto add_table = [&](const int32_t*& ids, const int32_t*& begins, int sequences, int64_t tokens_per_id) {

@@ -36,11 +36,17 @@ class DecoderInputs {
   // What is remembered in a layer, of decode rows and then of prefill chunks; null where no sequence has a history.
   const PageHistory* History(int layer) const { return history == nullptr ? nullptr : history + layer * histories_; }
   const PageHistory* history = nullptr;
+  // The maps of slots of a layer, likewise.
+  const SlotMap* Slots(int layer) const { return slots == nullptr ? nullptr : slots + layer * histories_; }
+  const SlotMap* slots = nullptr;
 
   size_t bytes() const { return memory_.size(); }
 
  private:
-  void CollectHistories(const DecoderRows& rows, int layers);
+  // all: of what rows and prompts have of this kind, those of each layer side by side; none if nobody has any.
+  template <typename T>
+  void Collect(const std::vector<T*>& of_rows, T* ForwardChunk::*of_chunk, const DecoderRows& rows, int layers,
+               std::vector<T>* all);
   // An array to bring, and the pointer to it that is to be set.
   struct Item {
     const void* data;
@@ -50,8 +56,9 @@ class DecoderInputs {
     int repeated = 0;  // so often its last 32-bit number stands once more behind it, within the room
   };
 
-  int64_t histories_ = 0;  // of a layer
+  int64_t histories_ = 0;  // of a layer, as maps
   std::vector<PageHistory> all_histories_;
+  std::vector<SlotMap> all_slots_;
   std::vector<Item> items_;
   HostBuffer staging_;
   GrowBuffer memory_;

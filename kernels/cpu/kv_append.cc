@@ -33,16 +33,17 @@ inline void Widen(float x, float& min, float& max) {
 template <typename T>
 void AppendK(const KvAppendParams& p, int h, int c0, int c1) {
   const PageFormat& f = p.table.format;
+  const int32_t* row_pos = p.row_pos + h * p.pos_head_stride;
   const bool with_meta = p.pages.meta != nullptr;
   float min[kChannels], max[kChannels], over_min[kChannels], over_max[kChannels];
   const int n = c1 - c0;
   for (int64_t r = 0; r < p.rows;) {
     const int seq = p.row_seq[r];
-    const int page = p.row_pos[r] / f.page_size;
+    const int page = row_pos[r] / f.page_size;
     const int32_t id = p.table.page_ids[p.table.page_begin[seq] + page];
     T* k = At<T>(p.pages.k, id * f.k_page_stride + h * f.k_head_stride);
     T *meta = nullptr, *over = nullptr;
-    const int first_slot = p.row_pos[r] % f.page_size;
+    const int first_slot = row_pos[r] % f.page_size;
     const int column = page % kPagesPerGroup;
     if (with_meta) {
       const int64_t group = p.table.group_ids[p.table.group_begin[seq] + page / kPagesPerGroup];
@@ -60,8 +61,8 @@ void AppendK(const KvAppendParams& p, int h, int c0, int c1) {
       }
     }
     // All rows of this call that fall into the page.
-    for (; r < p.rows && p.row_seq[r] == seq && p.row_pos[r] / f.page_size == page; ++r) {
-      const int slot = p.row_pos[r] % f.page_size;
+    for (; r < p.rows && p.row_seq[r] == seq && row_pos[r] / f.page_size == page; ++r) {
+      const int slot = row_pos[r] % f.page_size;
       const float* row = p.k + r * p.k_stride + int64_t{h} * f.k_dim;
       T rounded[kChannels];
       for (int i = 0; i < n; ++i) rounded[i] = FromFloat<T>(row[c0 + i]);
@@ -83,7 +84,7 @@ void AppendK(const KvAppendParams& p, int h, int c0, int c1) {
       over[f.OverOffset(0, c)] = FromFloat<T>(over_min[i]);
       over[f.OverOffset(1, c)] = FromFloat<T>(over_max[i]);
     }
-    const bool whole = column == kPagesPerGroup - 1 && p.row_pos[r - 1] % f.page_size == f.page_size - 1;
+    const bool whole = column == kPagesPerGroup - 1 && row_pos[r - 1] % f.page_size == f.page_size - 1;
     if (whole && p.pages.codes != nullptr) {
       EncodeMetadata(p.pages, f, p.table.group_ids[p.table.group_begin[seq] + page / kPagesPerGroup], h, c0, c1);
     }
@@ -93,9 +94,10 @@ void AppendK(const KvAppendParams& p, int h, int c0, int c1) {
 template <typename T>
 void AppendV(const KvAppendParams& p, int h, int c0, int c1) {
   const PageFormat& f = p.table.format;
+  const int32_t* row_pos = p.row_pos + h * p.pos_head_stride;
   for (int64_t r = 0; r < p.rows; ++r) {
-    const int32_t id = p.table.page_ids[p.table.page_begin[p.row_seq[r]] + p.row_pos[r] / f.page_size];
-    T* dst = At<T>(p.pages.v, id * f.v_page_stride + h * f.v_head_stride + f.VOffset(p.row_pos[r] % f.page_size, c0));
+    const int32_t id = p.table.page_ids[p.table.page_begin[p.row_seq[r]] + row_pos[r] / f.page_size];
+    T* dst = At<T>(p.pages.v, id * f.v_page_stride + h * f.v_head_stride + f.VOffset(row_pos[r] % f.page_size, c0));
     const float* row = p.v + r * p.v_stride + int64_t{h} * f.v_dim;
     for (int c = c0; c < c1; ++c, dst += f.word) *dst = FromFloat<T>(row[c]);
   }
@@ -141,6 +143,7 @@ void KvAppend(const Context& ctx, const KvAppendParams& p) {
   const PageFormat& f = p.table.format;
   CHECK((p.pages.meta == nullptr) == (p.pages.over == nullptr));
   CHECK(p.pages.meta == nullptr || p.table.group_ids != nullptr);
+  CHECK(p.pages.meta == nullptr || p.pos_head_stride == 0);
   const int k_blocks = (f.k_dim + kChannels - 1) / kChannels;
   const int v_blocks = (f.v_dim + kChannels - 1) / kChannels;
   VisitFloatDType(f.dtype, [&](auto t) {

@@ -18,22 +18,24 @@ namespace {
 constexpr int kMaxRowLanes = 4;
 constexpr float kInfinity = __builtin_huge_valf();
 
-// Where a row goes.
+// Where a row of a KV head goes.
 struct Place {
+  const int32_t* row_pos;  // [rows] the head's
   int seq, pos, page, slot;
 };
 
-QUIRE_DEVICE Place PlaceOf(const KvAppendParams& p, int64_t row) {
-  const int seq = p.row_seq[row], pos = p.row_pos[row];
+QUIRE_DEVICE Place PlaceOf(const KvAppendParams& p, int64_t row, int head) {
+  const int32_t* row_pos = p.row_pos + head * p.pos_head_stride;
+  const int seq = p.row_seq[row], pos = row_pos[row];
   const int page = pos / p.table.format.page_size;
-  return {seq, pos, page, pos - page * p.table.format.page_size};
+  return {row_pos, seq, pos, page, pos - page * p.table.format.page_size};
 }
 
 // True while `row` belongs to the same sequence and to the same run of kPages logical pages as `at`.
 template <int kPages>
 QUIRE_DEVICE bool SameRun(const KvAppendParams& p, const Place& at, int64_t row) {
   if (row < 0 || row >= p.rows || p.row_seq[row] != at.seq) return false;
-  return p.row_pos[row] / p.table.format.page_size / kPages == at.page / kPages;
+  return at.row_pos[row] / p.table.format.page_size / kPages == at.page / kPages;
 }
 
 // Channel c of one head of one row, rotated.
@@ -99,7 +101,7 @@ struct KvAppendKernel {
             range.max[i] = x > range.max[i] ? x : range.max[i];
           }
           if constexpr (kStore) {
-            const int slot = p.row_pos[r] % f.page_size;
+            const int slot = at.row_pos[r] % f.page_size;
             uint32_t bits;
             __builtin_memcpy(&bits, rounded, 4);
             simt::Store(k + f.KOffset(slot, word * kWord), bits);
@@ -139,9 +141,9 @@ struct KvAppendKernel {
     const PageFormat& f = p.table.format;
     const bool first_of_word = at.slot % kWord == 0;
     const bool with_next = kWord == 2 && first_of_word && at.slot + 1 < f.page_size && SameRun<1>(p, at, row + 1) &&
-                           p.row_pos[row + 1] == at.pos + 1;
+                           at.row_pos[row + 1] == at.pos + 1;
     // The row before has written this one's slot with its own.
-    if (!first_of_word && SameRun<1>(p, at, row - 1) && p.row_pos[row - 1] == at.pos - 1) return;
+    if (!first_of_word && SameRun<1>(p, at, row - 1) && at.row_pos[row - 1] == at.pos - 1) return;
     const int64_t id = p.table.page_ids[p.table.page_begin[at.seq] + at.page];
     T* v = static_cast<T*>(p.pages.v) + id * f.v_page_stride + h * f.v_head_stride + f.VOffset(at.slot, 0);
     const In* in = static_cast<const In*>(p.v) + row * p.v_stride + int64_t{h} * f.v_dim;
@@ -180,7 +182,7 @@ struct KvAppendKernel {
     const PageFormat& f = p.table.format;
     const int64_t row = simt::BlockX();
     const int h = simt::BlockY(), role = simt::BlockZ();
-    const Place at = PlaceOf(p, row);
+    const Place at = PlaceOf(p, row, h < f.kv_heads ? h : 0);
     if (at.seq < 0) return;
     if (h >= f.kv_heads) {
       if (role == 0) Queries(p, params.c, row, h - f.kv_heads);
@@ -213,7 +215,7 @@ struct EncodeWholeGroupsKernel {
 
   QUIRE_DEVICE static void Run(const Params& p) {
     const PageFormat& f = p.table.format;
-    const Place at = PlaceOf(p, simt::BlockX());
+    const Place at = PlaceOf(p, simt::BlockX(), 0);
     if (at.seq < 0 || at.slot != f.page_size - 1 || at.page % kPagesPerGroup != kPagesPerGroup - 1) return;
     const int h = simt::BlockY();
     const int64_t group = p.table.group_ids[p.table.group_begin[at.seq] + at.page / kPagesPerGroup];
@@ -274,6 +276,9 @@ std::string KvAppendConfig::ToString() const {
 Status KvAppend(Stream stream, DType dtype, const KvAppendParams& p) {
   if ((p.pages.meta == nullptr) != (p.pages.over == nullptr) || (p.pages.meta != nullptr && p.table.group_ids == nullptr)) {
     return Internal("append: metadata needs its groups' memory, their table and their over-group memory");
+  }
+  if (p.pos_head_stride != 0 && p.pages.meta != nullptr) {
+    return Internal("append: metadata is of positions that all heads share");
   }
   if (p.pages.codes != nullptr && p.pages.meta == nullptr) return Internal("append: codes of 8 bits are of metadata, which isn't there");
   if (p.cos_sin != nullptr && (p.rotary_dim % 2 != 0 || p.rotary_dim > p.table.format.k_dim)) {

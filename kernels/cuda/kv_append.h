@@ -29,6 +29,7 @@ struct KvAppendParams {
   const int32_t* row_seq = nullptr;  // [rows]
   const int32_t* row_pos = nullptr;  // [rows]
   int64_t rows = 0;
+  int64_t pos_head_stride = 0;  // as in kernels/kv_append.h
 };
 
 // How an append is cut; of sizes alone.

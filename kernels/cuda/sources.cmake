@@ -20,6 +20,7 @@ set(QUIRE_CUDA_SOURCES
   ${PROJECT_SOURCE_DIR}/kernels/cuda/quest.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/reuse.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/sinks.cu
+  ${PROJECT_SOURCE_DIR}/kernels/cuda/slot_map.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/sparq.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/top_candidates.cu
   ${PROJECT_SOURCE_DIR}/kernels/cuda/top_pages.cu)

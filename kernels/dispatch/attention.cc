@@ -22,6 +22,23 @@ int MostPages(const AttentionDecodeParams& p, const ModelMod& mod) {
   return static_cast<int>((tokens + page_size - 1) / page_size);
 }
 
+// What a row of p is in the words of PrefillMass.
+PrefillMassParams MassOfRow(const SlotMassParams& p, int row) {
+  PrefillMassParams m;
+  m.q = p.q;
+  m.q_stride = p.q_stride;
+  m.lse = p.lse;
+  m.q_heads = p.q_heads;
+  m.pages = p.pages;
+  m.table = p.table;
+  m.scale = p.scale;
+  m.by_token = true;
+  m.chunk = {p.row_seq[row], row, 1, p.row_len[row] - 1};
+  m.mass = p.mass + row * p.table.format.kv_heads * p.mass_slots;
+  m.mass_pages = p.mass_slots;
+  return m;
+}
+
 }  // namespace
 
 size_t AttentionDecodeWorkspace(const Context& ctx, const AttentionDecodeParams& params, const ModelMod& mod) {
@@ -69,6 +86,26 @@ void PrefillMass(const Context& ctx, const PrefillMassParams& params, void* work
         [&](Stream stream) -> Status {
           if (params.chunk.rows == 0) return OkStatus();
           return cuda::PrefillMass(stream, params, mod);
+        });
+  });
+}
+
+size_t SlotMassWorkspace(const Context& ctx, const SlotMassParams& params) {
+  PrefillMassParams row;
+  row.table = params.table;
+  return PrefillMassWorkspace(ctx, row);
+}
+
+void SlotMass(const Context& ctx, const SlotMassParams& params, void* workspace, float softcap) {
+  WithModelMod({.softcap = softcap}, [&](const auto& mod) {
+    Dispatch(
+        ctx,
+        [&] {
+          for (int row = 0; row < params.rows; ++row) PrefillMass(ctx, MassOfRow(params, row), mod, workspace);
+        },
+        [&](Stream stream) -> Status {
+          if (params.rows == 0) return OkStatus();
+          return cuda::SlotMass(stream, params, mod);
         });
   });
 }

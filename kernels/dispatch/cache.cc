@@ -25,6 +25,7 @@ Status AppendOnGpu(Stream stream, const RopeParams& rope, const KvAppendParams& 
   p.row_seq = append.row_seq;
   p.row_pos = append.row_pos;
   p.rows = append.rows;
+  p.pos_head_stride = append.pos_head_stride;
   if (rope.rotary_dim > 0) {
     p.q = rope.x;
     p.q_stride = rope.x_stride;

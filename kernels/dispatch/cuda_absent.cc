@@ -15,6 +15,7 @@
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/reuse.h"
 #include "kernels/cuda/sinks.h"
+#include "kernels/cuda/slot_map.h"
 #include "kernels/cuda/sparq.h"
 #include "kernels/cuda/top_candidates.h"
 #include "kernels/cuda/top_pages.h"
@@ -43,6 +44,12 @@ Status PrefillMass(Stream, const PrefillMassParams&, const Mod&) {
 }
 template Status PrefillMass(Stream, const PrefillMassParams&, const PlainMod&);
 template Status PrefillMass(Stream, const PrefillMassParams&, const SoftCapMod&);
+template <class Mod>
+Status SlotMass(Stream, const SlotMassParams&, const Mod&) {
+  return Absent();
+}
+template Status SlotMass(Stream, const SlotMassParams&, const PlainMod&);
+template Status SlotMass(Stream, const SlotMassParams&, const SoftCapMod&);
 Status RmsNorm(Stream, DType, DType, const RmsNormParams&) { return Absent(); }
 Status HeadRmsNorm(Stream, DType, const HeadRmsNormParams&) { return Absent(); }
 Status AddToResidual(Stream, DType, const void*, float*, int64_t, int64_t) { return Absent(); }
@@ -66,6 +73,8 @@ Status ResetGroups(Stream, const LayersOfPages&, const int32_t*, int) { return A
 Status RecomputeMetadata(Stream, const LayersOfPages&, const MetadataRecompute*, int) { return Absent(); }
 Status RememberMass(Stream, HistoryRule, const RememberParams&) { return Absent(); }
 Status HistoryScores(Stream, HistoryRule, const HistoryScoresParams&) { return Absent(); }
+Status EvictSlots(Stream, int64_t, int64_t, const EvictParams&) { return Absent(); }
+Status RememberSlots(Stream, SlotRule, const RememberSlotsParams&) { return Absent(); }
 Status QuestSelect(Stream, DType, const QuestParams&, SelectionView) { return Absent(); }
 Status ListPages(Stream, const QuestParams&, SelectionView) { return Absent(); }
 Status HierarchicalSelect(Stream, const HierarchicalParams&, SelectionView) { return Absent(); }

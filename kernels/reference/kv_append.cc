@@ -7,10 +7,10 @@ template <typename T>
 void Append(const KvAppendParams& p) {
   const PageFormat& f = p.table.format;
   for (int64_t r = 0; r < p.rows; ++r) {
-    const int seq = p.row_seq[r], pos = p.row_pos[r];
-    const int page = pos / f.page_size, slot = pos % f.page_size;
-    const int64_t id = p.table.page_ids[p.table.page_begin[seq] + page];
     for (int h = 0; h < f.kv_heads; ++h) {
+      const int seq = p.row_seq[r], pos = p.row_pos[h * p.pos_head_stride + r];
+      const int page = pos / f.page_size, slot = pos % f.page_size;
+      const int64_t id = p.table.page_ids[p.table.page_begin[seq] + page];
       T* k = static_cast<T*>(p.pages.k) + id * f.k_page_stride + h * f.k_head_stride;
       T* v = static_cast<T*>(p.pages.v) + id * f.v_page_stride + h * f.v_head_stride;
       for (int c = 0; c < f.k_dim; ++c) k[f.KOffset(slot, c)] = FromFloat<T>(p.k[r * p.k_stride + h * f.k_dim + c]);

@@ -81,4 +81,12 @@ int32_t WeighingPolicy::Evict(int64_t position, int head, SlotMap* map) const {
   return static_cast<int32_t>(best);
 }
 
+Status WeighingPolicy::EvictOnGpu(Stream stream, const EvictParams& p) const {
+  return cuda::EvictSlots(stream, options_.sink_tokens, options_.recent_tokens, p);
+}
+
+Status WeighingPolicy::RememberSlotsOnGpu(Stream stream, const RememberSlotsParams& p) const {
+  return cuda::RememberSlots(stream, rule(), p);
+}
+
 }  // namespace quire

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "kernels/cuda/slot_map.h"
 #include "kernels/selection/options.h"
 #include "kernels/selection/policy.h"
 
@@ -47,7 +48,7 @@ class WeighingPolicy : public AttentionPolicy {
 
   int64_t token_budget() const override { return options_.token_budget; }
   int64_t capacity() const override { return options_.token_budget; }
-  std::string_view OffGpu() const override { return "evict=true"; }
+  bool RunsOnGpu() const override { return true; }
   PageDataNeeds Declare() const override { return {.queries = false, .slot_map = true}; }
   bool IsDense(int64_t length, int, int) const override { return length <= options_.token_budget; }
   int MaxPages(int64_t length, int page_size) const override;
@@ -55,6 +56,12 @@ class WeighingPolicy : public AttentionPolicy {
   int64_t SelectBytes(const SelectParams&) const override { return 0; }
   void Select(const Context&, const SelectParams&, SelectionView, void*) const override;
   int32_t Evict(int64_t position, int head, SlotMap* map) const override;
+  Status EvictOnGpu(Stream stream, const EvictParams& params) const override;
+  Status RememberSlotsOnGpu(Stream stream, const RememberSlotsParams& params) const override;
+
+ protected:
+  // How a GPU does what RememberSlots does.
+  virtual cuda::SlotRule rule() const = 0;
 
  private:
   EvictOptions options_;

@@ -51,6 +51,9 @@ class EvictingH2oPolicy : public WeighingPolicy {
     float* sums = map->Weights(head);
     for (int64_t slot = 0; slot < slots; ++slot) sums[slot] += mass[slot];
   }
+
+ protected:
+  cuda::SlotRule rule() const override { return cuda::SlotRule::kSum; }
 };
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include "kernels/page_history.h"
 #include "kernels/page_table.h"
 #include "kernels/selection.h"
+#include "kernels/slot_map.h"
 
 namespace quire {
 
@@ -60,17 +61,6 @@ struct PageDataNeeds {
   bool slot_map = false;  // an evicting policy that weighs its slots: it has a SlotMap a sequence and layer
 };
 
-// What an evicting sequence keeps of one layer beside K and V: for each KV head the position whose token lies in each
-// of its slots, and the weight by which the policy judges it. Slot s first holds position s, with no weight.
-struct SlotMap {
-  int32_t* positions = nullptr;  // [kv_heads][capacity]
-  float* weights = nullptr;      // [kv_heads][capacity]
-  int kv_heads = 0;
-  int64_t capacity = 0;
-  int32_t* Positions(int head) const { return positions + head * capacity; }
-  float* Weights(int head) const { return weights + head * capacity; }
-};
-
 struct SelectParams {
   const float* q = nullptr;  // [rows][q_heads][k_dim], row stride q_stride; rotated
   int64_t q_stride = 0;
@@ -107,10 +97,9 @@ class AttentionPolicy {
   // This object's own in the process: what is made for it is known by this, for another may have its address one day.
   uint64_t serial() const { return serial_; }
   virtual int64_t token_budget() const = 0;  // 0: none (dense)
-  // Select and RememberRows take a GPU's context, with all arrays in its memory; what is remembered there is forked as it is.
+  // Select, RememberRows, EvictRows and RememberSlotRows take a GPU's context, with all arrays in its memory; what is remembered
+  // there is forked as it is.
   virtual bool RunsOnGpu() const { return false; }
-  // The option that keeps it from running there, where without it the policy does.
-  virtual std::string_view OffGpu() const { return {}; }
   virtual PageDataNeeds Declare() const = 0;
   // True when a sequence of `length` tokens is attended densely in `layer`.
   virtual bool IsDense(int64_t length, int layer, int page_size) const = 0;
@@ -151,6 +140,11 @@ class AttentionPolicy {
   virtual int32_t Evict(int64_t position, int head, SlotMap* map) const;
   // A row has attended to slots [0, slots), giving each mass[slot] summed over the query group: as Remember, by slots.
   virtual void RememberSlots(const float* mass, int64_t slots, int head, SlotMap* map) const;
+  // Both of many rows, with maps, on the context's device.
+  void EvictRows(const Context& ctx, const EvictParams& params) const;
+  virtual Status EvictOnGpu(Stream stream, const EvictParams& params) const;
+  void RememberSlotRows(const Context& ctx, const RememberSlotsParams& params) const;
+  virtual Status RememberSlotsOnGpu(Stream stream, const RememberSlotsParams& params) const;
 
  private:
   static uint64_t NextSerial() {

@@ -116,6 +116,43 @@ int32_t AttentionPolicy::Evict(int64_t, int, SlotMap*) const {
 
 void AttentionPolicy::RememberSlots(const float*, int64_t, int, SlotMap*) const { CHECK(!Declare().slot_map); }
 
+void AttentionPolicy::EvictRows(const Context& ctx, const EvictParams& p) const {
+  Dispatch(
+      ctx,
+      [&] {
+        ctx.pool->ParallelFor(int64_t{p.kv_heads} * p.rows, [&](int64_t i, int) {
+          const int head = static_cast<int>(i / p.rows), row = static_cast<int>(i % p.rows);
+          SlotMap map = p.maps[row];
+          p.taken[i] = Evict(p.row_pos[row], head, &map);
+        });
+      },
+      [&](Stream stream) { return EvictOnGpu(stream, p); });
+}
+
+void AttentionPolicy::RememberSlotRows(const Context& ctx, const RememberSlotsParams& p) const {
+  const int apart = p.one_sequence ? 1 : p.rows, together = p.one_sequence ? p.rows : 1;
+  Dispatch(
+      ctx,
+      [&] {
+        ctx.pool->ParallelFor(int64_t{apart} * p.kv_heads, [&](int64_t task, int) {
+          const int first = static_cast<int>(task / p.kv_heads), head = static_cast<int>(task % p.kv_heads);
+          SlotMap map = p.maps[first];
+          for (int row = first; row < first + together; ++row) {
+            RememberSlots(p.mass + (int64_t{row} * p.kv_heads + head) * p.mass_slots, p.row_len[row], head, &map);
+          }
+        });
+      },
+      [&](Stream stream) { return RememberSlotsOnGpu(stream, p); });
+}
+
+Status AttentionPolicy::EvictOnGpu(Stream, const EvictParams&) const {
+  return Internal("attention policy '" + std::string(name()) + "' evicts nothing on a GPU");
+}
+
+Status AttentionPolicy::RememberSlotsOnGpu(Stream, const RememberSlotsParams&) const {
+  return Internal("attention policy '" + std::string(name()) + "' remembers no slots on a GPU");
+}
+
 void AttentionPolicy::Fork(const PageHistory& from, PageHistory* to) const {
   CHECK_EQ(from.kv_heads, to->kv_heads);
   CHECK_LE(from.pages * from.width, to->head_stride);

@@ -22,7 +22,6 @@ class ReusingPolicy : public AttentionPolicy {
   std::string_view name() const override { return selector_->name(); }
   int64_t token_budget() const override { return selector_->token_budget(); }
   bool RunsOnGpu() const override { return selector_->RunsOnGpu(); }
-  std::string_view OffGpu() const override { return selector_->OffGpu(); }
   PageDataNeeds Declare() const override;
   bool IsDense(int64_t length, int layer, int page_size) const override {
     return selector_->IsDense(length, layer, page_size);

@@ -57,7 +57,6 @@ class TopPPolicy : public PagePolicy {
   }
 
   bool RunsOnGpu() const override { return selector_->RunsOnGpu(); }
-  std::string_view OffGpu() const override { return selector_->OffGpu(); }
 
   void Select(const Context& ctx, const SelectParams& p, SelectionView selection, void* workspace) const override {
     CheckShape(p);

@@ -56,6 +56,9 @@ class EvictingTovaPolicy : public WeighingPolicy {
   void RememberSlots(const float* mass, int64_t slots, int head, SlotMap* map) const override {
     std::copy_n(mass, slots, map->Weights(head));
   }
+
+ protected:
+  cuda::SlotRule rule() const override { return cuda::SlotRule::kLast; }
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/selection/add_policy.h"
 #include "tests/core/engine/gpu_fixture.h"
 #include "tests/core/engine/group_fixture.h"
 #include "tests/kernels/cuda/emulator/device.h"
@@ -63,6 +64,29 @@ TEST(EmulatedGpuEngine, PoliciesWaitOnceAStepAndGraphsOfThemGiveWhatEagerStepsGi
     EXPECT_EQ(outputs[0].ids, outputs[1].ids);
     EXPECT_EQ(outputs[0].last.attention.pages_read, outputs[1].last.attention.pages_read);
     EXPECT_LT(outputs[1].last.attention.pages_read, outputs[1].last.attention.pages_total);
+  }
+}
+
+TEST(EmulatedGpuEngine, EvictingSequencesWaitOnceAStepAndRunWithoutGraphs) {
+  for (const char* spec : {"streaming:token_budget=18:evict=true", "h2o:token_budget=18:evict=true", "tova:token_budget=18:evict=true"}) {
+    SCOPED_TRACE(spec);
+    EngineOptions options = OnGpu(Small(kStories));
+    options.page_size = 4;
+    options.attention = {*AttentionSpec::Parse(spec)};
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    const GenerationRequest request = Greedy(Ids(14, 1, 500), 9);
+    RunOne(*engine, request);
+    const emulator::GpuCounts before = emulator::CountsOfGpu();
+    const int64_t steps = engine->Stats().steps;
+    const Output out = RunOne(*engine, request);
+    const emulator::GpuCounts after = emulator::CountsOfGpu();
+    const int64_t n = engine->Stats().steps - steps;
+    EXPECT_EQ(after.waits - before.waits, n);
+    EXPECT_EQ(after.bytes, before.bytes);
+    EXPECT_LE(after.copies - before.copies, 4 * n);
+    EXPECT_EQ(after.graphs, before.graphs);
+    EXPECT_LT(out.last.attention.pages_read, out.last.attention.pages_total);
   }
 }
 
@@ -347,17 +371,29 @@ TEST(EmulatedGpuEngine, TheCacheTakesWhatTheUtilizationLeaves) {
   EXPECT_GT(pages[1], pages[0]);
 }
 
+// Of one's own, without kernels for a GPU.
+class HostOnlyPolicy : public AttentionPolicy {
+ public:
+  std::string_view name() const override { return "host-only"; }
+  int64_t token_budget() const override { return 0; }
+  PageDataNeeds Declare() const override { return {}; }
+  bool IsDense(int64_t, int, int) const override { return true; }
+  int MaxPages(int64_t, int) const override { return 0; }
+  size_t SelectWorkspace(const SelectParams&) const override { return 0; }
+  int64_t SelectBytes(const SelectParams&) const override { return 0; }
+  void Select(const Context&, const SelectParams&, SelectionView, void*) const override {}
+};
+
 TEST(EmulatedGpuEngine, RefusesWhatItCannotDoWithASentence) {
   const auto refused = [](const EngineOptions& options) { return Engine::Create(options).status(); };
+  ASSERT_TRUE(AddPolicy({"host-only", "nobody", "2n", ""}, [](const auto&, const PolicyShape&) {
+                return Result<std::unique_ptr<AttentionPolicy>>(std::make_unique<HostOnlyPolicy>());
+              }).ok());
   EngineOptions options = OnGpu(Small(kStories));
-  Status status;
-  for (const auto& [spec, words] : {std::pair{"h2o:evict=true", "'h2o:evict=true' has no CUDA kernels for evict=true"},
-                                    {"tova:evict=true", "for evict=true"}}) {
-    options.attention = {{}, *AttentionSpec::Parse(spec)};
-    status = refused(options);
-    EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
-    EXPECT_NE(status.message().find(words), std::string::npos) << status.message();
-  }
+  options.attention = {{}, {"host-only", {}}};
+  Status status = refused(options);
+  EXPECT_EQ(status.code(), StatusCode::kUnimplemented);
+  EXPECT_NE(status.message().find("'host-only' has no CUDA kernels"), std::string::npos) << status.message();
 
   options = OnGpu(Small(kStories));
   options.kv_cache_bytes = int64_t{1} << 30;

@@ -461,7 +461,7 @@ TEST(EvictingOptions, WhatCannotHoldIsRefusedWithASentence) {
   EXPECT_TRUE(make("h2o:evict=false:dense_layers=2:token_budget=160").ok());
   EXPECT_TRUE(make("tova:evict=true:token_budget=5:dense_layers=0").ok());
   for (const char* spec : {"streaming:evict=true", "h2o:evict=true", "tova:evict=true"}) {
-    EXPECT_EQ(MakePolicy(Spec(spec), 16).value()->RunsOnGpu(), std::string(spec).starts_with("streaming"));
+    EXPECT_TRUE(MakePolicy(Spec(spec), 16).value()->RunsOnGpu());
   }
 
   const auto create = [](EngineOptions options) { return Engine::Create(std::move(options)).status(); };
@@ -508,12 +508,12 @@ TEST(SlotMaps, RandomOnesAreThoseOfTheHeadsOnAnyRank) {
   both.groups = {{{0, 1}, 2, 8, 8, 0, DType::kF32}};
   second.groups = {{{0, 1}, 1, 8, 8, 0, DType::kF32}};
   const auto policy = MakePolicy(Spec("h2o:evict=true:token_budget=20"), 4).value();
-  auto a = SlotMaps::Create(both, 20, 1), b = SlotMaps::Create(second, 20, 1);
+  auto a = SlotMaps::Create({}, both, 20, 1), b = SlotMaps::Create({}, second, 20, 1);
   ASSERT_TRUE(a.ok() && b.ok());
   for (const int64_t length : {50, 12}) {
-    for (auto* maps : {&*a, &*b}) maps->Start(0, policy.get());
-    a->FillRandom(0, length, 3, 0);
-    b->FillRandom(0, length, 3, 1);
+    for (auto* maps : {&*a, &*b}) ASSERT_TRUE(maps->Start(0, policy.get()).ok());
+    ASSERT_TRUE(a->FillRandom(0, length, 3, 0).ok());
+    ASSERT_TRUE(b->FillRandom(0, length, 3, 1).ok());
     std::set<float> weights;
     for (int layer = 0; layer < 2; ++layer) {
       for (int64_t slot = 0; slot < 20; ++slot) {

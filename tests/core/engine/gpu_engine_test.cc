@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/base/device_memory.h"
+#include "core/engine/engine_impl.h"
 #include "tests/core/engine/gpu_fixture.h"
 #include "tests/core/engine/group_fixture.h"
 
@@ -338,14 +339,15 @@ TEST_F(GpuEngine, PoliciesThatRememberReadThePagesThatTheCpuReads) {
   }
 }
 
-// By tokens that streaming writes over: prompts shorter and longer than what is kept, beside requests that keep all, a
+// By tokens that are written over: prompts shorter and longer than the 21 that are kept, beside requests that keep all, a
 // fork, a preemption, and a random cache. Log-probabilities tell which tokens were seen.
-TEST_F(GpuEngine, StreamingThatEvictsGivesWhatItGivesOnTheCpu) {
+void ExpectEvictingAsOnTheCpu(const std::string& evicting) {
+  SCOPED_TRACE(evicting);
   EngineOptions options = Small(kStories);
   options.page_size = 4;
   options.max_num_batched_tokens = 12;
   options.max_num_seqs = 5;
-  options.attention = {*AttentionSpec::Parse("streaming:token_budget=21:sink_tokens=3:evict=true"),
+  options.attention = {*AttentionSpec::Parse(evicting),
                        {},
                        *AttentionSpec::Parse("quest:token_budget=16:dense_layers=0")};
   options.kv_cache_bytes =
@@ -400,6 +402,71 @@ TEST_F(GpuEngine, StreamingThatEvictsGivesWhatItGivesOnTheCpu) {
   }
 }
 
+TEST_F(GpuEngine, StreamingThatEvictsGivesWhatItGivesOnTheCpu) {
+  ExpectEvictingAsOnTheCpu("streaming:token_budget=21:sink_tokens=3:evict=true");
+}
+TEST_F(GpuEngine, H2oThatEvictsGivesWhatItGivesOnTheCpu) { ExpectEvictingAsOnTheCpu("h2o:token_budget=21:evict=true"); }
+TEST_F(GpuEngine, TovaThatEvictsGivesWhatItGivesOnTheCpu) {
+  ExpectEvictingAsOnTheCpu("tova:token_budget=21:sink_tokens=3:evict=true");
+}
+
+// What the maps of all sequences hold, in the order of slots, layers, KV heads and slots.
+struct Held {
+  explicit Held(EngineImpl& engine) {
+    for (int slot = 0; slot < engine.options().max_num_seqs; ++slot) {
+      const SlotMap* maps = engine.slot_maps().Of(slot);
+      for (int layer = 0; maps != nullptr && layer < engine.config().layers; ++layer) {
+        const auto n = static_cast<size_t>(maps[layer].kv_heads * maps[layer].capacity);
+        const auto fetch = [&]<typename T>(std::vector<T>& to, const T* from) {
+          const Device device{engine.options().device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu, 0};
+          to.resize(to.size() + n);
+          EXPECT_TRUE(CopyFromDevice(device, to.data() + to.size() - n, from, n * sizeof(T)).ok());
+        };
+        fetch(positions, maps[layer].positions);
+        fetch(weights, maps[layer].weights);
+      }
+    }
+  }
+  std::vector<int32_t> positions;
+  std::vector<float> weights;
+};
+
+// Step by step, of two policies with budgets of their own in one batch, to three times the budgets.
+TEST_F(GpuEngine, EvictingSequencesKeepThePositionsThatTheyKeepOnTheCpu) {
+  EngineOptions options = Small(kStories);
+  options.page_size = 4;
+  options.max_num_seqs = 4;
+  options.max_num_batched_tokens = 40;
+  options.attention = {*AttentionSpec::Parse("h2o:token_budget=22:evict=true"),
+                       *AttentionSpec::Parse("tova:token_budget=19:sink_tokens=2:recent_tokens=3:evict=true")};
+  auto cpu = EngineImpl::Create(options), gpu = EngineImpl::Create(OnGpu(options));
+  ASSERT_TRUE(cpu.ok() && gpu.ok()) << gpu.status().ToString();
+  Collector on_cpu, on_gpu;
+  for (int i = 0; i < 4; ++i) {
+    GenerationRequest request = Greedy(Ids(5 + 13 * i, 1 + static_cast<uint32_t>(i), 500), 62 - 13 * i);
+    request.request_id = std::to_string(i);
+    request.attention = options.attention[static_cast<size_t>(i % 2)];
+    ASSERT_TRUE((*cpu)->Submit(request, on_cpu.callback()).ok());
+    ASSERT_TRUE((*gpu)->Submit(request, on_gpu.callback()).ok());
+  }
+  int32_t latest = 0;
+  size_t most = 0;
+  while (true) {
+    const auto more = (*cpu)->Step(), as_well = (*gpu)->Step();
+    ASSERT_TRUE(more.ok() && as_well.ok()) << as_well.status().ToString();
+    ASSERT_EQ(*more, *as_well);
+    if (!*more) break;
+    const Held want(**cpu), got(**gpu);
+    ASSERT_EQ(got.positions, want.positions);
+    for (size_t i = 0; i < want.weights.size(); ++i) ASSERT_NEAR(got.weights[i], want.weights[i], 1e-4f + 1e-4f * want.weights[i]);
+    most = std::max(most, want.positions.size());
+    for (const int32_t position : want.positions) latest = std::max(latest, position);
+  }
+  EXPECT_EQ(most, 5u * 4 * 2 * (22 + 19));  // layers, KV heads, sequences of each policy
+  EXPECT_GE(latest, 65);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(on_gpu.at(std::to_string(i)).ids, on_cpu.at(std::to_string(i)).ids);
+}
+
 // Forked from one prefill in large chunks, against a prefill for each in small ones: bit for bit.
 TEST_F(GpuEngine, ForksOfPoliciesThatRememberEqualSequencesThatRunAlone) {
   for (const char* text : {"h2o:token_budget=20:dense_layers=0", "swa:token_budget=20:dense_layers=0:rows=5",
@@ -411,6 +478,20 @@ TEST_F(GpuEngine, ForksOfPoliciesThatRememberEqualSequencesThatRunAlone) {
     options.batch_invariant = true;
     options.attention = {AttentionSpec::Parse(text).value()};
     GenerationRequest request = Greedy(Ids(30, 1, 500), 12);
+    request.logprobs = 1;
+    ExpectForksAsAlone(options, request);
+  }
+}
+
+// Prompts that end before the capacity, and behind it.
+TEST_F(GpuEngine, ForksOfEvictingSequencesEqualSequencesThatRunAlone) {
+  for (const char* text : {"h2o:token_budget=24:evict=true", "tova:token_budget=14:evict=true"}) {
+    SCOPED_TRACE(text);
+    EngineOptions options = OnGpu(Small(kStories));
+    options.page_size = 4;
+    options.batch_invariant = true;
+    options.attention = {AttentionSpec::Parse(text).value()};
+    GenerationRequest request = Greedy(Ids(18, 1, 500), 9);
     request.logprobs = 1;
     ExpectForksAsAlone(options, request);
   }
@@ -512,7 +593,9 @@ std::vector<int32_t> ExpectRanksAsOne(const char* model, int size, const std::ve
                        {"quest", {{"token_budget", "8"}, {"dense_layers", "0"}}},
                        {"h2o", {{"token_budget", "8"}, {"dense_layers", "0"}}},
                        {"hierarchical", {{"token_budget", "8"}, {"dense_layers", "0"}, {"reuse", "3"}, {"metadata", "int8"}}},
-                       {"sparq", {{"token_budget", "8"}, {"dense_layers", "0"}, {"v_mean", "on"}}}};
+                       {"sparq", {{"token_budget", "8"}, {"dense_layers", "0"}, {"v_mean", "on"}}},
+                       {"h2o", {{"token_budget", "10"}, {"evict", "true"}}},
+                       {"tova", {{"token_budget", "8"}, {"evict", "true"}}}};
   std::vector<std::vector<Output>> outputs;  // of one rank, of all
   for (const int n : {1, size}) {
     TestRanks ranks(n);

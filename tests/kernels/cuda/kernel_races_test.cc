@@ -19,6 +19,7 @@
 #include "kernels/cuda/prefill_mass.h"
 #include "kernels/cuda/quest.h"
 #include "kernels/cuda/reuse.h"
+#include "kernels/cuda/slot_map.h"
 #include "kernels/cuda/sparq.h"
 #include "kernels/cuda/top_candidates.h"
 #include "kernels/cuda/top_pages.h"
@@ -499,6 +500,54 @@ TEST_F(KernelRaces, PrefillMass) {
   p.mass = want.data();
   reference::PrefillMass(p, PlainMod{});
   for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(mass[i], want[i], 1e-4);
+}
+
+// Five heads: two rounds over the same memory.
+TEST_F(KernelRaces, SlotMass) {
+  PagedLayer layer(DType::kF32, 4, 1, 8, 8, {40}, false);
+  const std::vector<float> k = SeededFloats(layer.k.size() / sizeof(float), 1), q = SeededFloats(5 * 8, 2);
+  std::memcpy(layer.k.data(), k.data(), layer.k.size());
+  const std::vector<float> lse(5, 3.0f);
+  const int32_t seq = 0, length = 39;
+  std::vector<float> mass(40, -1.0f);
+  SlotMassParams p;
+  p.q = q.data();
+  p.q_stride = 40;
+  p.lse = lse.data();
+  p.rows = 1;
+  p.q_heads = 5;
+  p.row_seq = &seq;
+  p.row_len = &length;
+  p.pages = layer.Pages();
+  p.table = layer.Table();
+  p.scale = 0.25f;
+  p.mass = mass.data();
+  p.mass_slots = 40;
+  ASSERT_TRUE(cuda::SlotMass(Stream{}, p, PlainMod{}).ok());
+  for (int slot = 0; slot < length; ++slot) {
+    double want = 0;
+    for (int h = 0; h < 5; ++h) {
+      double score = 0;
+      for (int c = 0; c < 8; ++c) score += 0.25 * q[static_cast<size_t>(h * 8 + c)] * layer.KAt(0, slot, 0, c);
+      want += std::exp(std::min(0.0, score - 3));
+    }
+    ASSERT_NEAR(mass[static_cast<size_t>(slot)], want, 1e-5);
+  }
+  EXPECT_EQ(mass[39], 0.0f);
+}
+
+// The lightest slot is in another warp than the first.
+TEST_F(KernelRaces, EvictSlots) {
+  std::vector<int32_t> positions(300);
+  std::iota(positions.begin(), positions.end(), 0);
+  std::vector<float> weights(300, 1.0f);
+  weights[250] = weights[130] = 0.5f;
+  const SlotMap map{positions.data(), weights.data(), 1, 300};
+  const int32_t position = 300;
+  int32_t taken = -1;
+  ASSERT_TRUE(cuda::EvictSlots(Stream{}, 4, 20, {1, 1, &position, &map, &taken}).ok());
+  EXPECT_EQ(taken, 130);
+  EXPECT_EQ(positions[130], 300);
 }
 
 }  // namespace

@@ -110,6 +110,56 @@ TEST(SlowCudaKvAppend, AgreesWithTheReferenceOnTheWholeGrid) {
   }
 }
 
+// Rows of evicting sequences, on the CPU too: every head writes over a slot of its own, one of them the last of a word.
+TEST(CudaKvAppend, HeadsWriteAtPositionsOfTheirOwn) {
+  ThreadPool pool(2);
+  Context ctx;
+  ctx.pool = &pool;
+  for (const Case& c : {Case{DType::kBF16, true, 16, 3, 64, 64, false}, Case{DType::kF16, false, 3, 2, 8, 6, false},
+                        Case{DType::kF32, true, 1, 4, 80, 128, false}}) {
+    SCOPED_TRACE(::testing::Message() << DTypeName(c.dtype) << " page " << c.page_size);
+    PagedLayer gpu(c.dtype, c.page_size, c.kv_heads, c.k_dim, c.v_dim, {50, 20, 33}, false);
+    PagedLayer slow = gpu, cpu = gpu;
+    const DType dtype = c.float_rows ? DType::kF32 : c.dtype;
+    const int64_t k_stride = c.kv_heads * c.k_dim + 6, v_stride = c.kv_heads * c.v_dim + 3;
+    const Typed k(dtype, SeededFloats(static_cast<size_t>(4 * k_stride), 1)), v(dtype, SeededFloats(static_cast<size_t>(4 * v_stride), 2));
+    const std::vector<float> kf = k.Floats(), vf = v.Floats();
+    const std::vector<int32_t> seq{2, 0, -1, 1};
+    std::vector<int32_t> pos;  // [kv_heads][rows], and one number between
+    for (int h = 0; h < c.kv_heads; ++h) pos.insert(pos.end(), {31 - 7 * h, 49 - h, -9, 5 + 3 * h, -9});
+    cuda::KvAppendParams p;
+    p.pages = gpu.Pages();
+    p.table = gpu.Table();
+    p.k = k.data();
+    p.k_stride = k_stride;
+    p.v = v.data();
+    p.v_stride = v_stride;
+    p.row_seq = seq.data();
+    p.row_pos = pos.data();
+    p.rows = 4;
+    p.pos_head_stride = 5;
+    ASSERT_TRUE(cuda::KvAppend(Stream{}, dtype, p).ok());
+    for (const int first : {0, 3}) {  // all but the empty row, which the CPU has none of
+      quire::KvAppendParams r{slow.Pages(), slow.Table(), kf.data() + first * k_stride, k_stride, vf.data() + first * v_stride, v_stride,
+                              seq.data() + first, pos.data() + first, first == 0 ? 2 : 1, 5};
+      reference::KvAppend(r);
+      r.pages = cpu.Pages();
+      r.table = cpu.Table();
+      KvAppend(ctx, r);
+    }
+    EXPECT_TRUE(gpu.k == slow.k);
+    EXPECT_TRUE(gpu.v == slow.v);
+    EXPECT_TRUE(cpu.k == slow.k);
+    EXPECT_TRUE(cpu.v == slow.v);
+    EXPECT_EQ(gpu.KAt(0, 48, 1, 1), slow.KAt(0, 48, 1, 1));
+    EXPECT_NE(gpu.KAt(0, 48, 1, 1), gpu.KAt(0, 48, 0, 1));
+    PagedLayer with_metadata(c.dtype, c.page_size, c.kv_heads, c.k_dim, c.v_dim, {50, 20, 33});
+    p.pages = with_metadata.Pages();
+    p.table = with_metadata.Table();
+    EXPECT_EQ(cuda::KvAppend(Stream{}, dtype, p).code(), StatusCode::kInternal);
+  }
+}
+
 // Codes of 8 bits as the CPU makes them, of groups whose last token came alone, in a chunk, or with another group's first; none
 // before that.
 TEST(CudaKvAppend, WholeGroupsAreEncodedAsOnTheCpu) {

@@ -1,4 +1,5 @@
-// The mass of prompt rows on the GPU under the emulator, against the reference; and that a row's bits depend on the row alone.
+// The mass of prompt rows, and that of decode rows by slots, on the GPU under the emulator, against the reference; and that a
+// row's bits depend on the row alone.
 #include "kernels/cuda/prefill_mass.h"
 
 #include <gtest/gtest.h>
@@ -28,7 +29,7 @@ struct MassCall {
   MassCall(const PagedCache& cache, int q_heads, int tail, uint64_t seed) : prefill(cache, q_heads, {tail}, seed, 3) {
     prefill.RunReference();
   }
-  PrefillMassParams Params(std::vector<float>* mass, int64_t spare_pages = 0) {
+  PrefillMassParams Params(std::vector<float>* mass, int64_t spare_pages = 0, bool by_token = false) {
     PrefillMassParams p;
     p.q = prefill.q.data();
     p.q_stride = prefill.p.q_stride;
@@ -38,8 +39,9 @@ struct MassCall {
     p.pages = prefill.p.pages;
     p.table = prefill.p.table;
     p.scale = prefill.p.scale;
-    const int page_size = p.table.format.page_size;
-    p.mass_pages = (p.chunk.start_pos + p.chunk.rows + page_size - 1) / page_size + spare_pages;
+    p.by_token = by_token;
+    const int unit = by_token ? 1 : p.table.format.page_size;
+    p.mass_pages = (p.chunk.start_pos + p.chunk.rows + unit - 1) / unit + spare_pages;
     mass->assign(static_cast<size_t>(p.chunk.rows * p.table.format.kv_heads * p.mass_pages), -7.0f);
     p.mass = mass->data();
     return p;
@@ -67,6 +69,10 @@ void RunCase(DType dtype, int n, int page_size, int dim, int q_heads, int kv_hea
   reference::PrefillMass(call.Params(&expected, 40), PlainMod{});
   EXPECT_LE(RelativeError(mass, expected), 1e-5);
   for (size_t i = 0; i < mass.size(); ++i) ASSERT_EQ(mass[i] == 0, expected[i] == 0) << i;
+  MassCall::Run(call.Params(&mass, 300, true), seed);
+  reference::PrefillMass(call.Params(&expected, 300, true), PlainMod{});
+  EXPECT_LE(RelativeError(mass, expected), 1e-5) << "by tokens";
+  for (size_t i = 0; i < mass.size(); ++i) ASSERT_EQ(mass[i] == 0, expected[i] == 0) << "token " << i;
 }
 
 void RunGrid(const std::vector<int>& lengths) {
@@ -161,13 +167,79 @@ TEST(CudaPrefillMass, HonoursASoftCapAndAWindow) {
   EXPECT_GT(RelativeError(mass, uncapped), 0.1);
 }
 
-TEST(CudaPrefillMass, ByTokensIsRefused) {
-  PagedCache cache(DType::kF32, 16, 1, 32, 32, {20}, 1);
-  MassCall call(cache, 1, 1, 1);
-  std::vector<float> mass;
-  PrefillMassParams p = call.Params(&mass);
-  p.by_token = true;
-  EXPECT_EQ(cuda::PrefillMass(Stream{}, p, PlainMod{}).code(), StatusCode::kInternal);
+// Rows of several sequences and an empty one, each as a prompt's last row by tokens.
+template <class Mod>
+void CheckSlotMass(DType dtype, int page_size, int dim, int q_heads, int kv_heads, const Mod& mod, uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << DTypeName(dtype) << " page " << page_size << " d " << dim << " heads " << q_heads << "/"
+                                    << kv_heads << " seed " << seed);
+  const std::vector<int> lengths{1, 300, 17, 128};
+  PagedCache cache(dtype, page_size, kv_heads, dim, dim, lengths, seed);
+  cache.Fill(Pool());
+  for (int s = 0; s < 4; ++s) {
+    for (int pos = lengths[static_cast<size_t>(s)]; pos < cache.Pages(s) * page_size; ++pos) cache.PoisonSlot(s, pos);
+  }
+  testing::PrefillCall attended(cache, q_heads, {1, 1, 1, 1}, seed + 1, 3);
+  for (float& q : attended.q) q *= 2;  // so that a cap matters
+  reference::AttentionPrefill(attended.Params(), mod);
+  constexpr int64_t kSlots = 311;
+  const std::vector<int32_t> seq{0, 1, 2, 3, -1}, len{1, 300, 17, 128, -5};
+  attended.q.resize(attended.q.size() + static_cast<size_t>(attended.p.q_stride), std::nanf(""));
+  attended.lse.resize(attended.lse.size() + static_cast<size_t>(q_heads), std::nanf(""));
+  std::vector<float> mass(static_cast<size_t>(5 * kv_heads * kSlots), -7.0f), expected(mass.size(), 0.0f);
+  SlotMassParams p;
+  p.q = attended.q.data();
+  p.q_stride = attended.p.q_stride;
+  p.lse = attended.lse.data();
+  p.rows = 5;
+  p.q_heads = q_heads;
+  p.row_seq = seq.data();
+  p.row_len = len.data();
+  p.pages = attended.p.pages;
+  p.table = attended.p.table;
+  p.scale = attended.p.scale;
+  p.mass = mass.data();
+  p.mass_slots = kSlots;
+  emulator::Options options;
+  options.seed = seed;
+  const emulator::ScopedOptions scoped(options);
+  ASSERT_TRUE(cuda::SlotMass(Stream{}, p, mod).ok());
+  for (int row = 0; row < 4; ++row) {
+    PrefillMassParams one;
+    one.q = p.q;
+    one.q_stride = p.q_stride;
+    one.q_heads = q_heads;
+    one.chunk = attended.chunks[static_cast<size_t>(row)];
+    one.pages = p.pages;
+    one.table = p.table;
+    one.scale = p.scale;
+    one.by_token = true;
+    one.mass = expected.data() + row * kv_heads * kSlots;
+    one.mass_pages = kSlots;
+    reference::PrefillMass(one, mod);
+  }
+  EXPECT_LE(RelativeError(mass, expected), 1e-5);
+  for (size_t i = 0; i < mass.size(); ++i) ASSERT_EQ(mass[i] == 0, expected[i] == 0) << i;
+  // The CPU's, whose rows are all there.
+  std::vector<float> cpu(static_cast<size_t>(4 * kv_heads * kSlots), -7.0f);
+  p.rows = 4;
+  p.mass = cpu.data();
+  auto workspace = Buffer::Create(SlotMassWorkspace(Pool(), p));
+  ASSERT_TRUE(workspace.ok());
+  SlotMass(Pool(), p, workspace->data(), Mod::kIsIdentity ? 0.0f : 3.0f);
+  mass.resize(cpu.size());
+  EXPECT_LE(RelativeError(mass, cpu), 1e-5);
+}
+
+TEST(CudaSlotMass, AgreesWithTheReferenceAndTheCpu) {
+  const std::vector<int> pages{1, 3, 16, 32, 300}, dims{64, 18, 80, 256};
+  const std::vector<std::pair<int, int>> heads{{8, 8}, {8, 2}, {9, 3}, {11, 1}, {5, 1}};
+  uint64_t seed = 1;
+  for (const std::vector<int>& r : testing::AllPairs({3, 5, 4, 5})) {
+    const auto& [q_heads, kv_heads] = heads[static_cast<size_t>(r[3])];
+    CheckSlotMass(testing::kFloatDTypes[r[0]], pages[static_cast<size_t>(r[1])], dims[static_cast<size_t>(r[2])], q_heads, kv_heads,
+                  PlainMod{}, seed++);
+  }
+  CheckSlotMass(DType::kBF16, 16, 64, 6, 2, SoftCapMod{SoftCap{3.0f}}, seed);
 }
 
 }  // namespace
