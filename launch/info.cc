@@ -99,10 +99,10 @@ Result<Json> ShardJson(const Checkpoint& checkpoint, const EngineOptions& option
   return ranks;
 }
 
-// The policies, and up to which length each attends densely: by its budget, or by auto's cost model.
-Result<Json> AttentionJson(const EngineOptions& options, const ModelConfig& config) {
+// The policies, and up to which length each attends densely: by its budget, or by auto's cost model, of tp ranks.
+Result<Json> AttentionJson(const EngineOptions& options, const ModelConfig& config, int tp) {
   Json policies = Json::array();
-  ASSIGN_OR_RETURN(const PolicyShape shape, ShapeOf(options, config));
+  ASSIGN_OR_RETURN(const PolicyShape shape, ShapeOf(options, config, tp));
   const int64_t longest = options.max_model_len > 0 ? options.max_model_len : config.max_position;
   for (const AttentionSpec& spec : options.attention) {
     ASSIGN_OR_RETURN(const auto policy, MakePolicy(spec, shape));
@@ -172,7 +172,7 @@ Status RunInfo(const InfoFlags& flags, const Seat& seat) {
   Json json;
   json["model"] = options.model;
   json["config"] = ConfigJson(checkpoint.config);
-  ASSIGN_OR_RETURN(json["attention"], AttentionJson(options, checkpoint.config));
+  ASSIGN_OR_RETURN(json["attention"], AttentionJson(options, checkpoint.config, tp));
   ASSIGN_OR_RETURN(json["shards"], ShardJson(checkpoint, options, tp));
   json["memory"]["predicted"] = json["shards"][0]["memory"];
   json["memory"]["loaded"] = nullptr;

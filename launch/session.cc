@@ -39,7 +39,7 @@ Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(const Seat& seat, EngineOp
   return OpenEngine(seat, std::move(options));
 }
 
-Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& config) {
+Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& config, int local_ranks) {
   DType dtype = config.dtype;
   for (const std::string& name : {options.dtype, options.kv_cache_dtype}) {
     if (name == "auto") continue;
@@ -47,7 +47,7 @@ Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& con
   }
   DeviceKind device = options.device == "cuda" ? DeviceKind::kCuda : DeviceKind::kCpu;
   if (options.device == "auto") {
-    ASSIGN_OR_RETURN(const Device found, ChooseLocalDevice(options, 0, 1));
+    ASSIGN_OR_RETURN(const Device found, ChooseLocalDevice(options, 0, local_ranks));
     device = found.kind;
   }
   return PolicyShapeOf(config, dtype, options.page_size, device);

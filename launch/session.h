@@ -23,8 +23,8 @@ Result<std::unique_ptr<Engine>> OpenEngine(const Seat& seat, EngineOptions optio
 // The same for commands that need no text: a model without tokenizer files is opened without one.
 Result<std::unique_ptr<Engine>> OpenEngineForTokenIds(const Seat& seat, EngineOptions options);
 
-// What the engine makes its policies for.
-Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& config);
+// What the engine makes its policies for. local_ranks: of a host, where the options leave the choice of a device open.
+Result<PolicyShape> ShapeOf(const EngineOptions& options, const ModelConfig& config, int local_ranks = 1);
 
 // Steps until nothing is left, calling after_step (may be empty) after each. On Ctrl-C or a broken stdout it cancels
 // `ids`, steps until they have ended, and returns CANCELLED.

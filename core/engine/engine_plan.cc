@@ -17,6 +17,7 @@
 #include "kernels/attention_prefill.h"
 #include "kernels/device_session.h"
 #include "kernels/linear.h"
+#include "kernels/selection/missing_mass.h"
 
 namespace quire {
 namespace {
@@ -174,11 +175,12 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
         const int64_t wanted = policy->Declare().history_rows;
         const int64_t shown = std::min({wanted > 0 ? wanted : max_rows, max_rows, kept});
         const int64_t prompt = std::min(shown, std::max<int64_t>(1, PromptMassFloats(ctx.device) / row_floats)) * row_floats;
-        const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size();
+        const int64_t taken = rows * format.kv_heads;  // 32-bit slots
+        const int64_t floats = std::max(rows * row_floats, prompt) + max_rows * plan.shard.q_heads.size() + taken;
         remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(floats));
       }
       if (policy->CountsInside()) {
-        workspace = std::max(workspace, AttentionSinksWorkspace(ctx, {decode, nullptr, 0, 0, 0}));
+        workspace = std::max(workspace, AttentionSinksWorkspace(ctx, {.decode = decode, .window = static_cast<int>(length)}));
         // Rows of prompts past the capacity are turned, too.
         turned = sizeof(float) * (rows * plan.shard.q_heads.size() * config.head_dim +
                                   int64_t{executor.limits.max_rows} * config.rope.rotary_dim);
@@ -188,7 +190,7 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       if (window > 0 || policy->capacity() > 0 || policy->IsDense(length, config.layers - 1, format.page_size))
         continue;
       if (policy->WindowAt(length).window == 0) continue;
-      workspace = std::max(workspace, AttentionSinksWorkspace(ctx, {decode, nullptr, 0, 0, 0}));
+      workspace = std::max(workspace, AttentionSinksWorkspace(ctx, {.decode = decode, .window = static_cast<int>(length)}));
       turned = sizeof(float) * rows * (plan.shard.q_heads.size() * config.head_dim + config.rope.rotary_dim);
     }
     if (window > 0) continue;  // such layers attend to their window, whatever the policy
@@ -209,6 +211,13 @@ size_t AttentionScratch(const Context& ctx, const EnginePlan& plan, const ModelC
       if (needs.slots) bytes += lists * most * static_cast<size_t>((format.page_size + 63) / 64) * sizeof(uint64_t);
       if (needs.correction) {
         bytes += sizeof(float) * (rows * plan.shard.q_heads.size() + lists * static_cast<size_t>(format.v_dim));
+      }
+      if (plan.options.missing_mass_bound && needs.min_max && !needs.slots) {
+        bytes += sizeof(float) * static_cast<size_t>(rows * config.layers);  // beside the lists' lengths
+        remembered = std::max(remembered, sizeof(float) * static_cast<size_t>(executor.limits.max_rows *
+                                                                              plan.shard.q_heads.size()));
+        select.q_heads = static_cast<int>(plan.shard.q_heads.size());
+        workspace = std::max(workspace, MissingMassWorkspace(ctx, select));
       }
       selection = std::max(selection, bytes);
     }

@@ -81,11 +81,11 @@ void Score(const AmxQueries& q, const BF16* const* k, const int64_t* at, int num
 
 template <class Tiles>
 void Accumulate(const AmxPage* pages, int num_pages, int page_size, int v_dim, const float* weights, int64_t stride, int heads,
-                AmxOperand* operands, float* acc) {
+                bool stacked, AmxOperand* operands, float* acc) {
   Tiles tiles;
   const TileConfig config = AmxSumConfig(page_size);
   tiles.Configure(config);
-  AmxSumPages(tiles, pages, num_pages, page_size, v_dim, weights, stride, heads, operands, acc);
+  AmxSumPages(tiles, pages, num_pages, page_size, v_dim, weights, stride, heads, stacked, operands, acc);
   CheckFaults(tiles);
   tiles.Release();
 }
@@ -106,9 +106,9 @@ void AmxScorePages(const AmxQueries& q, const BF16* const* k, const int64_t* at,
 }
 
 void AmxAccumulatePages(const AmxPage* pages, int num_pages, int page_size, int v_dim, const float* weights, int64_t stride,
-                        int heads, AmxOperand* operands, float* acc) {
+                        int heads, bool stacked, AmxOperand* operands, float* acc) {
   auto* const run = software_tiles ? Accumulate<SoftTiles> : Accumulate<RealTiles>;
-  run(pages, num_pages, page_size, v_dim, weights, stride, heads, operands, acc);
+  run(pages, num_pages, page_size, v_dim, weights, stride, heads, stacked, operands, acc);
 }
 
 }  // namespace quire

@@ -22,6 +22,6 @@ void AmxScorePages(const AmxQueries& q, const BF16* const* k, const int64_t* at,
 
 // See AmxSumPages in amx_decode.h.
 void AmxAccumulatePages(const AmxPage* pages, int num_pages, int page_size, int v_dim, const float* weights, int64_t stride,
-                        int heads, AmxOperand* operands, float* acc);
+                        int heads, bool stacked, AmxOperand* operands, float* acc);
 
 }  // namespace quire

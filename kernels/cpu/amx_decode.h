@@ -5,8 +5,8 @@
 //   sums    C[head][channel] = Σ_slots    A[head][slot]    · V[slot / 2][channel][2]
 //
 // The f32 operand (queries, weights) is split into two bf16 numbers, x = hi + lo, exact to 2^-17; the tile unit's time goes
-// with K and V, so the second half is free: up to 8 heads have hi in rows 0–7 and lo in rows 8–15 of one tile; with
-// 9 to 16 heads lo has a tile of its own. The caller keeps chunks, softmax and merge; only whole pages come here. Widths that
+// with K and V, so the second half is free: groups of up to 8 heads have hi in rows 0–7 and lo in rows 8–15 of one tile
+// ("stacked"); of larger ones, or parts of them, lo has a tile of its own. The caller keeps chunks, softmax and merge; only whole pages come here. Widths that
 // are no whole tiles (K by 32, V by 64 channels, pages by 16 slots) are left to vectors. An infinite K or V gives NaN here where
 // vectors give infinity, for lo may be 0.
 #pragma once
@@ -34,10 +34,13 @@ struct alignas(64) AmxOperand {
   BF16 rows[2][kTileRows][32] = {};
 };
 
-// Splits x [heads][stride], values [0, n ≤ 32) of each head, into an operand.
-inline void AmxSplit(const float* x, int64_t stride, int heads, int n, AmxOperand* a) {
+// Whether hi and lo share a tile: by the model's query heads of a KV head, of which a call may have a part, for the two
+// ways round differently.
+inline bool AmxStacks(int group) { return group <= kTileRows / 2; }
+
+// Splits x [heads][stride], values [0, n ≤ 32) of each head, into an operand; stacked: of 8 heads at most.
+inline void AmxSplit(const float* x, int64_t stride, int heads, int n, bool stacked, AmxOperand* a) {
   *a = AmxOperand{};
-  const bool stacked = heads <= 8;
   for (int h = 0; h < heads; ++h) {
     for (int i = 0; i < n; ++i) {
       const float value = x[h * stride + i];
@@ -53,13 +56,15 @@ inline void AmxSplit(const float* x, int64_t stride, int heads, int n, AmxOperan
 // The queries of one (row, KV head), split once for all pages: [k_dim / 32] operands.
 struct AmxQueries {
   int heads = 0;
+  bool stacked = false;
   int steps = 0;  // k_dim / 32
   AmxOperand operands[kAmxMaxDim / 32];
 
-  void Set(const float* q, int q_heads, int k_dim) {
+  void Set(const float* q, int q_heads, int k_dim, bool stack) {
     heads = q_heads;
+    stacked = stack;
     steps = k_dim / 32;
-    for (int s = 0; s < steps; ++s) AmxSplit(q + s * 32, k_dim, heads, 32, &operands[s]);
+    for (int s = 0; s < steps; ++s) AmxSplit(q + s * 32, k_dim, heads, 32, stacked, &operands[s]);
   }
 };
 
@@ -96,7 +101,7 @@ void AmxScorePage(Tiles& tiles, const AmxQueries& q, const BF16* k, const BF16* 
       tiles.template Load<2>(q.operands[s].rows[0], kTileBytes);
       tiles.template Load<4>(k + offset, row_bytes);
       tiles.template Dot<0, 2, 4>();
-      if (q.heads > 8) {
+      if (!q.stacked) {
         tiles.template Load<3>(q.operands[s].rows[1], kTileBytes);
         tiles.template Dot<0, 3, 4>();
       }
@@ -104,7 +109,7 @@ void AmxScorePage(Tiles& tiles, const AmxQueries& q, const BF16* k, const BF16* 
     tiles.template Store<0>(sums, kTileBytes);
     for (int h = 0; h < q.heads; ++h) {
       for (int i = 0; i < 16; ++i) {
-        const float sum = q.heads <= 8 ? sums[h][i] + sums[h + 8][i] : sums[h][i];
+        const float sum = q.stacked ? sums[h][i] + sums[h + 8][i] : sums[h][i];
         scores[h * stride + slot + i] = sum * scale;
       }
     }
@@ -121,12 +126,13 @@ struct AmxPage {
 // AmxSumConfig(page_size). operands: scratch for [pages * page_size / AmxSumSlots(page_size)].
 template <class Tiles>
 void AmxSumPages(Tiles& tiles, const AmxPage* pages, int num_pages, int page_size, int v_dim, const float* weights,
-                 int64_t stride, int heads, AmxOperand* operands, float* acc) {
+                 int64_t stride, int heads, bool stacked, AmxOperand* operands, float* acc) {
   const int slots = AmxSumSlots(page_size);
   const int parts = page_size / slots;
   for (int i = 0; i < num_pages; ++i) {
     for (int part = 0; part < parts; ++part) {
-      AmxSplit(weights + pages[i].weights + part * slots, stride, heads, slots, &operands[i * parts + part]);
+      AmxSplit(weights + pages[i].weights + part * slots, stride, heads, slots, stacked,
+               &operands[i * parts + part]);
     }
   }
   alignas(64) float sums[kTileRows][64];
@@ -146,7 +152,7 @@ void AmxSumPages(Tiles& tiles, const AmxPage* pages, int num_pages, int page_siz
           }
         }
         const AmxOperand& a = operands[i * parts + part];
-        for (int half = 0; half < (heads > 8 ? 2 : 1); ++half) {
+        for (int half = 0; half < (stacked ? 1 : 2); ++half) {
           tiles.template Load<4>(a.rows[half], kTileBytes);
           tiles.template Load<5>(v, row_bytes);
           tiles.template Dot<0, 4, 5>();
@@ -165,7 +171,7 @@ void AmxSumPages(Tiles& tiles, const AmxPage* pages, int num_pages, int page_siz
     tiles.template Store<3>(&sums[0][48], sizeof(sums[0]));
     for (int h = 0; h < heads; ++h) {
       for (int c = 0; c < 64; ++c) {
-        acc[int64_t{h} * v_dim + channel + c] += heads <= 8 ? sums[h][c] + sums[h + 8][c] : sums[h][c];
+        acc[int64_t{h} * v_dim + channel + c] += stacked ? sums[h][c] + sums[h + 8][c] : sums[h][c];
       }
     }
   }

@@ -107,7 +107,7 @@ void TileScores(const AttentionDecodeParams& p, const DecodePlan& plan, const Ch
                 const float* q, int heads, float* scores) {
   const PageFormat& f = p.table.format;
   AmxQueries queries;
-  queries.Set(q, heads, f.k_dim);
+  queries.Set(q, heads, f.k_dim, plan.stacked);
   const BF16* k[kDecodeTilePages];
   int64_t at[kDecodeTilePages];
   int pages = 0;
@@ -134,7 +134,8 @@ void TileSums(const AttentionDecodeParams& p, const DecodePlan& plan, const Chun
     pages[count++] = {reinterpret_cast<const BF16*>(block), int64_t{i - chunk.begin} * plan.page_slots};
   }
   if (count > 0) {
-    AmxAccumulatePages(pages, count, f.page_size, f.v_dim, weights, plan.chunk_slots, heads, operands, acc);
+    AmxAccumulatePages(pages, count, f.page_size, f.v_dim, weights, plan.chunk_slots, heads, plan.stacked, operands,
+                       acc);
   }
 }
 

@@ -14,7 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 
-void DecodeIdentity(const Context& ctx, const AttentionDecodeParams& params, const PlainMod& mod, void* workspace) {
+void DecodePlain(const Context& ctx, const AttentionDecodeParams& params, const PlainMod& mod, void* workspace) {
   decode::Decode(ctx, params, mod, workspace);
 }
 
@@ -25,15 +25,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace quire {
 
-HWY_EXPORT(DecodeIdentity);
+HWY_EXPORT(DecodePlain);
 
 template <>
 void AttentionDecode<PlainMod>(const Context& ctx, const AttentionDecodeParams& params, const PlainMod& mod,
-                                  void* workspace) {
+                               void* workspace) {
   if (params.rows == 0) return;
   CHECK_EQ(params.q_heads % params.table.format.kv_heads, 0);
   CHECK_EQ(reinterpret_cast<uintptr_t>(workspace) % 64, size_t{0});
-  HWY_DYNAMIC_DISPATCH(DecodeIdentity)(ctx, params, mod, workspace);
+  HWY_DYNAMIC_DISPATCH(DecodePlain)(ctx, params, mod, workspace);
 }
 
 }  // namespace quire

@@ -30,6 +30,7 @@ struct DecodePlan {
   int chunk_slots = 1;        // chunk_pages * page_slots, padded to 16
   int pass_heads = 1;         // query heads that a pass serves
   bool tiles = false;         // whole bf16 pages go through AMX tiles, by the model's group whatever part of it is here
+  bool stacked = false;       // likewise: as AmxStacks has it
   int64_t record_floats = 0;  // a chunk's partial result: [q heads of the KV head][2] max and sum, then [..][v_dim]
 
   static int PadSlots(int slots) { return (slots + 15) / 16 * 16; }
@@ -43,9 +44,11 @@ struct DecodePlan {
     plan.page_slots = (f.page_size + f.word - 1) / f.word * f.word;
     plan.chunk_slots = PadSlots(plan.chunk_pages * plan.page_slots);
     CHECK_LE(f.k_dim, kDecodeStackChannels);
+    const int model_group = std::max(group, p.model_group);
     plan.pass_heads = pass(group);
+    plan.stacked = AmxStacks(model_group);
     plan.tiles = f.dtype == DType::kBF16 && HasAmx() && f.page_size <= kDecodeChunkTokens &&
-                 AmxShapeFits(pass(std::max(group, p.model_group)), f.page_size, f.k_dim, f.v_dim);
+                 AmxShapeFits(pass(model_group), f.page_size, f.k_dim, f.v_dim);
     plan.record_floats = int64_t{group} * (f.v_dim + 2);
     return plan;
   }

@@ -16,7 +16,7 @@ HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 
-void MassIdentity(const Context& ctx, const PrefillMassParams& params, const PlainMod& mod, void* workspace) {
+void MassPlain(const Context& ctx, const PrefillMassParams& params, const PlainMod& mod, void* workspace) {
   mass::Mass(ctx, params, mod, workspace);
 }
 void MassSoftCap(const Context& ctx, const PrefillMassParams& params, const SoftCapMod& mod, void* workspace) {
@@ -30,7 +30,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace quire {
 
-HWY_EXPORT(MassIdentity);
+HWY_EXPORT(MassPlain);
 HWY_EXPORT(MassSoftCap);
 
 static void CheckMass(const PrefillMassParams& params, const void* workspace) {
@@ -47,10 +47,10 @@ size_t cpu::PrefillMassWorkspace(const Context& ctx, const PrefillMassParams& pa
 
 template <>
 void PrefillMass<PlainMod>(const Context& ctx, const PrefillMassParams& params, const PlainMod& mod,
-                              void* workspace) {
+                           void* workspace) {
   if (params.chunk.rows == 0) return;
   CheckMass(params, workspace);
-  HWY_DYNAMIC_DISPATCH(MassIdentity)(ctx, params, mod, workspace);
+  HWY_DYNAMIC_DISPATCH(MassPlain)(ctx, params, mod, workspace);
 }
 
 template <>

@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace quire {
 namespace HWY_NAMESPACE {
 
-void PrefillIdentity(const Context& ctx, const AttentionPrefillParams& params, const PlainMod& mod, void* workspace) {
+void PrefillPlain(const Context& ctx, const AttentionPrefillParams& params, const PlainMod& mod, void* workspace) {
   prefill::Prefill(ctx, params, mod, workspace);
 }
 
@@ -26,7 +26,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace quire {
 
-HWY_EXPORT(PrefillIdentity);
+HWY_EXPORT(PrefillPlain);
 
 size_t cpu::AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefillParams& params) {
   return PrefillScratch::Bytes(params.table.format) * static_cast<size_t>(ctx.pool->threads());
@@ -34,11 +34,11 @@ size_t cpu::AttentionPrefillWorkspace(const Context& ctx, const AttentionPrefill
 
 template <>
 void AttentionPrefill<PlainMod>(const Context& ctx, const AttentionPrefillParams& params, const PlainMod& mod,
-                                   void* workspace) {
+                                void* workspace) {
   if (params.num_chunks == 0) return;
   CHECK_EQ(params.q_heads % params.table.format.kv_heads, 0);
   CHECK_EQ(reinterpret_cast<uintptr_t>(workspace) % 64, size_t{0});
-  HWY_DYNAMIC_DISPATCH(PrefillIdentity)(ctx, params, mod, workspace);
+  HWY_DYNAMIC_DISPATCH(PrefillPlain)(ctx, params, mod, workspace);
 }
 
 }  // namespace quire

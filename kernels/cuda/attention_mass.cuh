@@ -66,8 +66,8 @@ struct MassKernel {
         if (h >= heads) break;
         if constexpr (!Mod::kIsIdentity) {
           const int64_t query = list.length - 1, key = int64_t{page} * f.page_size + slot;
-          sum[h] = Mod::kHasMask && !a.mod.Mask(seq, first_head + h, query, key) ? MinusInfinity()
-                                                                : a.mod.Score(sum[h], seq, first_head + h, query, key);
+          const bool masked = Mod::kHasMask && !a.mod.Mask(seq, first_head + h, query, key);
+          sum[h] = masked ? MinusInfinity() : a.mod.Score(sum[h], seq, first_head + h, query, key);
         }
         if (sum[h] != MinusInfinity()) mass += simt::Exp(sum[h] - s.lse[h]);
       }

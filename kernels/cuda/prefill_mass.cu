@@ -204,6 +204,7 @@ struct SlotMassKernel {
 #pragma unroll
       for (int i = 0; i < kHeads; ++i) {
         if (i >= heads) break;
+        if (s.lse[i] == MinusInfinity()) continue;  // the head saw nothing
         if constexpr (!Mod::kIsIdentity) {
           if (Mod::kHasMask && !params.mod.Mask(seq, first_head + i, length - 1, slot)) continue;
           x[i] = params.mod.Score(x[i], seq, first_head + i, length - 1, slot);

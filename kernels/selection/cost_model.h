@@ -9,7 +9,7 @@
 // Both are straight lines beyond the budget, so the crossover is a division. Sequences, KV heads and threads multiply
 // both sides alike and don't count; what does is how the four constants compare, and of the shape the page size, and
 // t against `fixed`. Nothing here is measured at run time: the switch must be the same on all ranks, after a
-// preemption and on another machine. `quire bench crossover` measures the constants, and says how far off they are.
+// preemption and on another machine with the same kind of device. `quire bench crossover` measures the constants, and says how far off they are.
 #pragma once
 
 #include <cstdint>

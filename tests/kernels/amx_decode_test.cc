@@ -22,10 +22,12 @@ std::vector<BF16> RandomBF16(size_t n, std::mt19937& rng) {
 
 struct Case {
   int heads, page_size, k_dim, v_dim, pages;
+  bool stacked = AmxStacks(heads);
 };
 
-const Case kCases[] = {{3, 16, 64, 64, 5},  {4, 16, 128, 128, 16}, {8, 32, 128, 128, 4}, {9, 16, 64, 64, 3},
-                       {16, 64, 96, 192, 2}, {7, 48, 256, 256, 3},  {12, 32, 32, 64, 1}};
+const Case kCases[] = {{3, 16, 64, 64, 5},   {4, 16, 128, 128, 16}, {8, 32, 128, 128, 4}, {9, 16, 64, 64, 3},
+                       {16, 64, 96, 192, 2}, {7, 48, 256, 256, 3},  {12, 32, 32, 64, 1},  {3, 16, 64, 64, 5, false},
+                       {8, 32, 128, 128, 4, false}};
 
 // Scores and sums of a case against double arithmetic on the same bf16 values. run(q, k, …) are the kernels under test.
 template <class ScoreFn, class SumFn>
@@ -49,7 +51,7 @@ void Check(const Case& c, const ScoreFn& score, const SumFn& sum) {
   std::vector<float> q(static_cast<size_t>(c.heads) * c.k_dim), scores(static_cast<size_t>(c.heads) * stride, -77.0f);
   for (float& x : q) x = normal(rng);
   AmxQueries queries;
-  queries.Set(q.data(), c.heads, c.k_dim);
+  queries.Set(q.data(), c.heads, c.k_dim, c.stacked);
   score(queries, k_pages.data(), at.data(), c, scores.data(), stride);
   for (int h = 0; h < c.heads; ++h) {
     for (int t = 0; t < slots; ++t) {
@@ -96,7 +98,7 @@ TEST(AmxDecode, SoftwareTilesAgreeWithDouble) {
         },
         [&](const AmxPage* pages, const Case& c, const float* weights, int64_t stride, AmxOperand* operands, float* acc) {
           tiles.Configure(AmxSumConfig(c.page_size));
-          AmxSumPages(tiles, pages, c.pages, c.page_size, c.v_dim, weights, stride, c.heads, operands, acc);
+          AmxSumPages(tiles, pages, c.pages, c.page_size, c.v_dim, weights, stride, c.heads, c.stacked, operands, acc);
         });
     EXPECT_FALSE(tiles.fault) << "shapes that trap on hardware";
   }
@@ -111,7 +113,7 @@ TEST(AmxDecode, HardwareTilesAgreeWithDouble) {
           AmxScorePages(q, k, at, c.pages, c.page_size, 0.5f, scores, stride);
         },
         [&](const AmxPage* pages, const Case& c, const float* weights, int64_t stride, AmxOperand* operands, float* acc) {
-          AmxAccumulatePages(pages, c.pages, c.page_size, c.v_dim, weights, stride, c.heads, operands, acc);
+          AmxAccumulatePages(pages, c.pages, c.page_size, c.v_dim, weights, stride, c.heads, c.stacked, operands, acc);
         });
   }
 }
@@ -120,7 +122,7 @@ TEST(AmxDecode, AnInfiniteQueryStaysInfinite) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const float values[3] = {kInf, -kInf, 3.4e38f};  // the last rounds to infinity
   AmxOperand a;
-  AmxSplit(values, 1, 3, 1, &a);
+  AmxSplit(values, 1, 3, 1, true, &a);
   EXPECT_EQ(ToFloat(a.rows[0][0][0]), kInf);
   EXPECT_EQ(ToFloat(a.rows[0][1][0]), -kInf);
   EXPECT_EQ(ToFloat(a.rows[0][2][0]), kInf);

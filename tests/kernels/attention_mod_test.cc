@@ -156,6 +156,28 @@ TEST_F(AttentionMod, KernelsBeginAtAMasksFirstKey) {
   }
 }
 
+// Begins behind every query's own key.
+struct SeesNothing {
+  static constexpr bool kIsRun = true;
+  int64_t FirstKey(int64_t q) const { return q + 1; }
+  bool operator()(int, int, int64_t, int64_t) const { return false; }
+};
+
+TEST_F(AttentionMod, ARowWhoseFirstKeyIsBehindItsOwnSeesNothing) {
+  for (const Shape& s : kShapes) {
+    PagedCache cache(s.dtype, s.page_size, s.kv_heads, s.dim, s.dim, kLengths, 1);
+    cache.Fill(ctx);
+    DecodeCall decode(cache, s.q_heads, {0, 1, 2, 3}, {150, 64, 1, 48}, 2);
+    PrefillCall prefill(cache, s.q_heads, {40, 70, 1, 93}, 3);
+    Decode(decode, FlexMask(SeesNothing{}));
+    Prefill(prefill, FlexMask(SeesNothing{}));
+    const auto is = [](float value) { return [value](float x) { return x == value; }; };
+    EXPECT_TRUE(std::ranges::all_of(decode.out, is(0)) && std::ranges::all_of(prefill.out, is(0)));
+    EXPECT_TRUE(std::ranges::all_of(decode.lse, is(-std::numeric_limits<float>::infinity())));
+    EXPECT_TRUE(std::ranges::all_of(prefill.lse, is(-std::numeric_limits<float>::infinity())));
+  }
+}
+
 // NaN in pages that are masked for all queries of the call: never read.
 TEST_F(AttentionMod, WhollyMaskedPagesAreNotRead) {
   const auto check = [&](const char* what, int page_size, const auto& mod, int64_t masked_begin, int64_t masked_end) {

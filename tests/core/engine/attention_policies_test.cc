@@ -152,28 +152,31 @@ TEST_P(EnginePolicies, ABudgetForTheWholeSequenceGivesTheBitsOfDense) {
 }
 
 TEST_P(EnginePolicies, MemoryIsAsPredicted) {
-  EngineOptions options = Options();
-  options.kv_cache_bytes = 0;
-  options.max_num_batched_tokens = 250;
-  options.max_model_len = 255;
-  const auto predicted = PredictMemory(options);
-  ASSERT_TRUE(predicted.ok()) << predicted.status().ToString();
-  auto engine = MakeEngine(options);
-  ASSERT_NE(engine, nullptr);
-  Collector collector;
-  for (uint32_t i = 0; i < 4; ++i) {
-    GenerationRequest request = Greedy(Ids(245, 1 + i), 10);
-    request.attention = Spec();
-    ASSERT_TRUE(engine->Submit(request, collector.callback()).ok());
+  for (const bool bound : {false, true}) {
+    EngineOptions options = Options();
+    options.kv_cache_bytes = 0;
+    options.max_num_batched_tokens = 250;
+    options.max_model_len = 255;
+    options.missing_mass_bound = bound;
+    const auto predicted = PredictMemory(options);
+    ASSERT_TRUE(predicted.ok()) << predicted.status().ToString();
+    auto engine = MakeEngine(options);
+    ASSERT_NE(engine, nullptr);
+    Collector collector;
+    for (uint32_t i = 0; i < 4; ++i) {
+      GenerationRequest request = Greedy(Ids(245, 1 + i), 10);
+      request.attention = Spec();
+      ASSERT_TRUE(engine->Submit(request, collector.callback()).ok());
+    }
+    ASSERT_TRUE(engine->Run().ok());
+    const MemoryBytes actual = engine->Memory();
+    EXPECT_EQ(actual.history, predicted->history);
+    const auto policy = MakePolicy(Spec(), options.page_size).value();
+    EXPECT_EQ(actual.history > 0, policy->Declare().history > 0);
+    EXPECT_EQ(actual.kv_cache, predicted->kv_cache);
+    EXPECT_EQ(actual.kv_metadata, predicted->kv_metadata);
+    EXPECT_NEAR(static_cast<double>(actual.scratch), static_cast<double>(predicted->scratch), 0.05 * predicted->scratch);
   }
-  ASSERT_TRUE(engine->Run().ok());
-  const MemoryBytes actual = engine->Memory();
-  EXPECT_EQ(actual.history, predicted->history);
-  const auto policy = MakePolicy(Spec(), options.page_size).value();
-  EXPECT_EQ(actual.history > 0, policy->Declare().history > 0);
-  EXPECT_EQ(actual.kv_cache, predicted->kv_cache);
-  EXPECT_EQ(actual.kv_metadata, predicted->kv_metadata);
-  EXPECT_NEAR(static_cast<double>(actual.scratch), static_cast<double>(predicted->scratch), 0.05 * predicted->scratch);
 }
 
 TEST_P(EnginePolicies, TokensAndPagesAreTheSameOnAnyNumberOfRanks) {

@@ -333,16 +333,18 @@ TEST(Pitfalls, Pitfall06RanksAgreeOnWhatIsInTheCacheAlready) {
 }
 
 // A (row, KV head)'s bits don't depend on how many others the call has: a rank that holds one KV head, or part of its
-// queries, gets those of one that holds all. Also where pages go through AMX tiles, which groups of two heads don't.
-void ExpectBitsOfEachHead(int page_size, int dim, const std::vector<int>& lengths) {
+// queries, gets those of one that holds all. Also where pages go through AMX tiles, which groups of two heads don't, and
+// groups of more than eight in another way.
+void ExpectBitsOfEachHead(int page_size, int dim, int group, const std::vector<int>& lengths) {
+  const int q_heads = 2 * group;
   for (const int length : lengths) {
     PagedCache full(DType::kBF16, page_size, 2, dim, dim, {length}, 1, true);
     full.Fill(TwoThreads());
     for (const bool sparse : {false, true}) {
-      const auto attend = [&](PagedCache& cache, int q_heads, const std::vector<float>& q, int first_kv_head) {
-        DecodeCall call(cache, q_heads, {0}, {length}, 1);
+      const auto attend = [&](PagedCache& cache, int heads, const std::vector<float>& q, int first_kv_head) {
+        DecodeCall call(cache, heads, {0}, {length}, 1);
         call.q = q;
-        call.p.model_group = 4;
+        call.p.model_group = group;
         testing::Selection selection(1, cache.table().format.kv_heads, cache.Pages(0));
         for (int head = 0; head < cache.table().format.kv_heads; ++head) {
           std::mt19937_64 random(static_cast<uint64_t>(first_kv_head + head));
@@ -355,12 +357,12 @@ void ExpectBitsOfEachHead(int page_size, int dim, const std::vector<int>& length
         AttentionDecode(TwoThreads(), call.Params(), workspace->data());
         return call.out;
       };
-      const std::vector<float> q = RandomFloats(8 * static_cast<size_t>(dim), 3);
-      const std::vector<float> one = attend(full, 8, q, 0);
+      const std::vector<float> q = RandomFloats(static_cast<size_t>(q_heads * dim), 3);
+      const std::vector<float> one = attend(full, q_heads, q, 0);
       for (const int size : {2, 3, 4, 6, 8}) {
         for (int rank = 0; rank < size; ++rank) {
-          const ShardPlan plan = ShardPlan::Create({8, 2, 8, 8}, size, rank).value();
-          RankSlice slice(full, q, 8, plan);
+          const ShardPlan plan = ShardPlan::Create({q_heads, 2, 8, 8}, size, rank).value();
+          RankSlice slice(full, q, q_heads, plan);
           const auto mine = [&](const std::vector<float>& all) {
             return std::vector<float>(all.begin() + plan.q_heads.begin * dim, all.begin() + plan.q_heads.end * dim);
           };
@@ -373,10 +375,10 @@ void ExpectBitsOfEachHead(int page_size, int dim, const std::vector<int>& length
   }
 }
 TEST(Pitfalls, Pitfall07BitsOfAHeadDontDependOnTheHeadsBesideIt) {
-  ExpectBitsOfEachHead(4, 16, {40, 700, 5000});
-  ExpectBitsOfEachHead(16, 64, {700});
+  ExpectBitsOfEachHead(4, 16, 4, {40, 700, 5000});
+  ExpectBitsOfEachHead(16, 64, 12, {700});
   UseSoftwareTilesForTesting(true);
-  ExpectBitsOfEachHead(16, 64, {40, 700});
+  for (const int group : {4, 8, 12, 24}) ExpectBitsOfEachHead(16, 64, group, {40, 300});
   UseSoftwareTilesForTesting(false);
 }
 

@@ -231,5 +231,27 @@ TEST(CudaAttentionMod, TheLibrarysSoftCapAgreesWithTheReference) {
   }
 }
 
+// Begins behind every query's own key.
+struct SeesNothing {
+  static constexpr bool kIsRun = true;
+  QUIRE_HOST_DEVICE int64_t FirstKey(int64_t q) const { return q + 1; }
+  QUIRE_HOST_DEVICE bool operator()(int, int, int64_t, int64_t) const { return false; }
+};
+
+TEST(CudaAttentionMod, ARowWhoseFirstKeyIsBehindItsOwnSeesNothing) {
+  for (const Shape& s : {kShapes[0], kShapes[2]}) {
+    PagedCache cache(DType::kBF16, s.page_size, s.kv_heads, s.dim, s.dim, {90, 64}, 1);
+    cache.Fill(Pool());
+    DecodeCall decode(cache, s.q_heads, {0, 1}, {90, 64}, 2);
+    PrefillCall prefill(cache, s.q_heads, {40, 64}, 3);
+    Decode<BF16>(decode, FlexMask(SeesNothing{}), 4);
+    Prefill<BF16>(prefill, FlexMask(SeesNothing{}), 5);
+    const auto is = [](float value) { return [value](float x) { return x == value; }; };
+    EXPECT_TRUE(std::ranges::all_of(decode.out, is(0)) && std::ranges::all_of(prefill.out, is(0)));
+    EXPECT_TRUE(std::ranges::all_of(decode.lse, is(-std::numeric_limits<float>::infinity())));
+    EXPECT_TRUE(std::ranges::all_of(prefill.lse, is(-std::numeric_limits<float>::infinity())));
+  }
+}
+
 }  // namespace
 }  // namespace quire
